@@ -1,0 +1,87 @@
+"""Frequency grids and Fourier filters shared by all rooms.
+
+Frequencies are in cycles per voxel (Nyquist 0.5), un-shifted layout.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["filter_fourier", "gaussian_lowpass", "radial_frequency", "radial_mean", "shell_index"]
+
+
+def radial_frequency(
+    shape: Sequence[int], *, half: bool = False, device: torch.device | str | None = None
+) -> Tensor:
+    """Distance of every Fourier voxel from the origin.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Real-space shape, any number of axes.
+    half : bool
+        Layout of ``rfftn`` (last axis halved) instead of ``fftn``.
+    device : torch.device or str, optional
+        Where the grid is made.
+
+    Returns
+    -------
+    Tensor of float32
+        ``|k|`` in cycles per voxel, un-shifted layout.
+    """
+    squared = torch.zeros((), device=device)
+    for axis, n in enumerate(shape):
+        last = half and axis == len(shape) - 1
+        k = torch.fft.rfftfreq(n, device=device) if last else torch.fft.fftfreq(n, device=device)
+        squared = squared + (k**2).reshape([-1 if i == axis else 1 for i in range(len(shape))])
+    return squared.sqrt()
+
+
+def filter_fourier(array: Tensor, transfer: Tensor) -> Tensor:
+    """Multiply the Fourier transform of the last axes by a real transfer function.
+
+    Parameters
+    ----------
+    array : Tensor, shape (..., *S)
+        Real data.
+    transfer : Tensor, shape of ``rfftn`` of S (or broadcastable to it)
+        Transfer function; its number of axes says how many axes are transformed.
+
+    Returns
+    -------
+    Tensor, shape of ``array``
+    """
+    dims = tuple(range(-transfer.ndim, 0))
+    shape = array.shape[-transfer.ndim :]
+    return torch.fft.irfftn(torch.fft.rfftn(array, dim=dims) * transfer, s=shape, dim=dims)
+
+
+def gaussian_lowpass(array: Tensor, sigma: float, *, ndim: int = 3) -> Tensor:
+    """Blur the last ``ndim`` axes by a Gaussian of standard deviation ``sigma`` voxels (periodic)."""
+    k = radial_frequency(array.shape[-ndim:], half=True, device=array.device)
+    return filter_fourier(array, torch.exp(-2 * (math.pi * sigma * k) ** 2))
+
+
+def shell_index(shape: Sequence[int], *, half: bool = False, device: torch.device | str | None = None) -> Tensor:
+    """Number of the Fourier shell of every voxel; shells are one Fourier voxel of the smallest axis wide.
+
+    Returns
+    -------
+    Tensor of int64
+        0 at the origin, ``min(shape) // 2`` at Nyquist; corners beyond Nyquist have larger numbers.
+    """
+    return (radial_frequency(shape, half=half, device=device) * min(shape)).round().long()
+
+
+def radial_mean(values: Tensor, shells: Tensor, n_shells: int) -> Tensor:
+    """Mean of ``values`` in each of the first ``n_shells`` shells; 0 where a shell is empty."""
+    index = shells.flatten().clamp(max=n_shells)
+    total = torch.zeros(n_shells + 1, dtype=torch.float64, device=values.device)
+    count = torch.zeros_like(total)
+    total.index_add_(0, index, values.flatten().double())
+    count.index_add_(0, index, torch.ones_like(index, dtype=torch.float64))
+    return (total / count.clamp(min=1))[:n_shells].float()
