@@ -5,22 +5,438 @@ Commands parse options, call the stage and print; they hold no science.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Restore cryo-electron tomograms.")
-noise_app = typer.Typer(no_args_is_help=True, help="Learn and sample the noise of real tilt series.")
+# without a markup mode Typer prints errors as plain lines, not in boxes
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Restore cryo-electron tomograms.",
+)
+noise_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Learn and sample the noise of real tilt series."
+)
 
 # ---- specimen, acquire, simulate, reconstruct, train ----------------------------------------------
 
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML with the options of this stage")]
+Seed = Annotated[int, typer.Option(help="random seed; equal seeds give equal results")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
+OutputFolder = Annotated[Path, typer.Option("-o", "--output", help="folder")]
+Structures = Annotated[list[Path] | None, typer.Option(help="PDB, mmCIF or MRC files, or folders of them")]
+MembraneStructures = Annotated[
+    list[Path] | None, typer.Option(help="the same for proteins that stand in membranes, axis along Z")
+]
+
+
+@app.command()
+def specimen(
+    output: OutputFolder,
+    config: ConfigFile = None,
+    shape: Annotated[tuple[int, int, int] | None, typer.Option(help="NZ NY NX in voxels")] = None,
+    voxel_size: Annotated[float | None, typer.Option(help="Å")] = None,
+    occupancy: Annotated[float | None, typer.Option(help="share of the slab, 0 to 1")] = None,
+    structures: Structures = None,
+    membrane_structures: MembraneStructures = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Pack macromolecules, membranes and filaments into a slab of ice."""
+    from cryomend.config import SpecimenConfig, load_config
+    from cryomend.training.simulate import make_specimen
+
+    share = None if occupancy is None else (occupancy, occupancy)
+    settings = load_config(SpecimenConfig, config, shape=shape, voxel_size=voxel_size, occupancy=share)
+    typer.echo(make_specimen(settings, output, seed, structures or [], membrane_structures or [], device), err=True)
+
+
+@app.command()
+def acquire(
+    density: Annotated[Path, typer.Argument(help="potential in V, protein positive (MRC)")],
+    output: OutputFolder,
+    tilt_angles: Annotated[Path | None, typer.Option(help="list of angles (.tlt)")] = None,
+    tilt_range: Annotated[tuple[float, float, float] | None, typer.Option(help="MIN MAX STEP, degrees")] = None,
+    config: ConfigFile = None,
+    snr: Annotated[float | None, typer.Option(help="signal over noise power instead of counting noise")] = None,
+    fluence: Annotated[float | None, typer.Option(help="e⁻/Å² over the whole series")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Record a tilt series of a density: projection, CTF, damage, counting."""
+    from cryomend.acquisition import acquire_file, choose_angles
+    from cryomend.config import AcquisitionConfig, load_config
+    from cryomend.restoration.predict import choose_device
+
+    dose = None if fluence is None else (fluence, fluence)
+    settings = load_config(AcquisitionConfig, config, snr=snr, fluence=dose)
+    angles = choose_angles(tilt_angles, tilt_range)
+    stack = acquire_file(density, output, config=settings, tilt_angles=angles, seed=seed, device=choose_device(device))
+    typer.echo(f"wrote {stack}", err=True)
+
+
+@app.command()
+def simulate(
+    output: OutputFolder,
+    config: ConfigFile = None,
+    count: Annotated[int, typer.Option(min=1, help="number of pairs")] = 1,
+    structures: Structures = None,
+    membrane_structures: MembraneStructures = None,
+    noise: Annotated[Path | None, typer.Option(help="noise model from `cryomend noise fit`")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="pairs simulated at a time")] = 1,
+    seed: Seed = 0,
+) -> None:
+    """Make training pairs: specimen, acquisition, noise and reconstruction in a chain."""
+    from cryomend.config import load_recipe
+    from cryomend.training.simulate import simulate_to_folder
+
+    settings = load_recipe(config).simulation
+    with _progress_bar("simulating", count) as advance:
+        simulate_to_folder(
+            settings, output, count=count, seed=seed, structures=structures or [],
+            membrane_structures=membrane_structures or [], noise=noise, workers=workers, on_done=advance,
+        )  # fmt: skip
+
+
+@app.command()
+def reconstruct(
+    stack: Annotated[Path, typer.Argument(help="aligned tilt series (MRC), tilt axis along Y")],
+    tilt_angles: Annotated[Path, typer.Option(help="list of angles (.tlt, .rawtlt, .mdoc)")],
+    thickness: Annotated[int, typer.Option(help="NZ, voxels")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="tomogram (MRC)")],
+    method: Annotated[str, typer.Option(help="wbp")] = "wbp",
+    pixel_size: Annotated[float | None, typer.Option(help="Å; replaces the header's")] = None,
+    device: Device = "auto",
+) -> None:
+    """Reconstruct a tomogram from an aligned tilt series."""
+    from cryomend.reconstruction import reconstruct_file
+    from cryomend.restoration.predict import choose_device
+
+    reconstruct_file(
+        stack, output, tilt_angles=tilt_angles, thickness=thickness, method=method, pixel_size=pixel_size,
+        device=choose_device(device),
+    )  # fmt: skip
+
+
+@app.command()
+def train(
+    pairs: Annotated[Path, typer.Argument(help="folder written by `cryomend simulate`")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="model (safetensors)")],
+    config: ConfigFile = None,
+    max_minutes: Annotated[float | None, typer.Option(min=0, help="wall-clock limit")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on from OUTPUT.checkpoint")] = False,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Train the restoration network on simulated pairs."""
+    from cryomend.config import load_recipe
+    from cryomend.restoration.predict import choose_device
+    from cryomend.training.files import train_from_folder
+
+    settings = load_recipe(config).training
+    with _training_progress() as show:
+        facts = train_from_folder(
+            pairs, output, config=settings, seed=seed, device=choose_device(device), max_minutes=max_minutes,
+            resume=resume, on_step=show,
+        )  # fmt: skip
+    typer.echo(f"wrote {output}: validation correlation {facts['validation_correlation']}", err=True)
+
+
+@contextmanager
+def _progress_bar(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """Show a bar with count and time left on stderr; yields what moves it by one."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.advance(task)
+
+
+@contextmanager
+def _training_progress() -> Iterator[Callable[[Any, float], None]]:
+    """Show step, smoothed loss, best validation score and time left on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    smooth: list[float] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("training", total=1.0)
+
+        def show(trainer: Any, loss: float) -> None:
+            smooth[:] = [0.98 * smooth[0] + 0.02 * loss] if smooth else [loss]
+            best = f", best validation {trainer.best_score:.4f}" if trainer.best_score > -1 else ""
+            text = f"step {trainer.step}, loss {smooth[0]:.4f}{best}"
+            bar.update(task, completed=min(trainer.progress, 1.0), description=text)
+
+        yield show
+
+
 # ---- noise ----------------------------------------------------------------------------------------
+
+
+@noise_app.command("extract")
+def noise_extract(
+    stacks: Annotated[list[Path], typer.Argument(help="tilt series, or tomograms (MRC)")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="patches (HDF5)")],
+    tilt_angles: Annotated[
+        list[Path] | None, typer.Option(help="one file for all stacks, or repeat it for each")
+    ] = None,
+    patch: Annotated[int, typer.Option(help="patch side in pixels")] = 128,
+) -> None:
+    """Cut noise patches from areas without structure."""
+    from cryomend.io import check_writable
+    from cryomend.noise import extract_noise, write_patches
+
+    check_writable(output)
+    patches, report = extract_noise(stacks, tilt_angles=tilt_angles or [], patch=patch)
+    write_patches(output, patches)
+    report.append(f"{output}: {len(patches.patches)} patches of {patch} x {patch}")
+    typer.echo("\n".join(report), err=True)
+
+
+@noise_app.command("fit")
+def noise_fit(
+    patches: Annotated[Path, typer.Argument(help="from `cryomend noise extract`")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="model (safetensors)")],
+    model: Annotated[str, typer.Option(help="wgan, spectral or gaussian")] = "wgan",
+    max_minutes: Annotated[float | None, typer.Option(min=0, help="wall-clock limit of the training")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on from OUTPUT.checkpoint")] = False,
+    config: Annotated[Path | None, typer.Option(help="YAML of the learned model's options")] = None,
+    seed: Annotated[int, typer.Option(help="random seed")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
+) -> None:
+    """Fit a noise model to patches."""
+    from cryomend.config import NoiseConfig, load_config
+    from cryomend.noise import fit_noise_file
+
+    settings = load_config(NoiseConfig, config)
+    with _noise_progress() as advance:
+        fit_noise_file(
+            patches,
+            output,
+            kind=model,
+            config=settings,
+            seed=seed,
+            device=device,
+            max_minutes=max_minutes,
+            resume=resume,
+            on_progress=advance,
+        )
+
+
+@contextmanager
+def _noise_progress() -> Iterator[Callable[[float, str], None]]:
+    """Show a bar with the time left on stderr; yields what moves it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task("fit", total=1.0)
+
+    def advance(share: float, text: str) -> None:
+        bar.start()  # only now: an error before the first step is to stand alone in one line
+        bar.update(task, completed=share, description=text)
+
+    try:
+        yield advance
+    finally:
+        bar.stop()
+
+
+@noise_app.command("sample")
+def noise_sample(
+    model: Annotated[Path, typer.Argument(help="from `cryomend noise fit`")],
+    tilt_angles: Annotated[Path, typer.Option(help="angle file (.tlt)")],
+    size: Annotated[tuple[int, int], typer.Option(help="NY NX in pixels")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="noise tilts (MRC)")],
+    seed: Annotated[int, typer.Option(help="random seed")] = 0,
+    raw: Annotated[bool, typer.Option("--raw", help="leave out the calibration of a learned model")] = False,
+) -> None:
+    """Make noise tilts of any size."""
+    from cryomend.noise import sample_noise_file
+
+    sample_noise_file(model, output, tilt_angles=tilt_angles, shape=size, seed=seed, calibrated=not raw)
+
+
+@noise_app.command("check")
+def noise_check(
+    real: Annotated[Path, typer.Argument(help="real noise: patches (HDF5) or a stack of noise only (MRC)")],
+    sampled: Annotated[list[Path], typer.Argument(help="sampled noise: stacks or patches")],
+    json: Annotated[Path, typer.Option(help="scores")],
+    figure: Annotated[Path | None, typer.Option(help="picture of the scores (PNG)")] = None,
+) -> None:
+    """Measure how far sampled noise is from real noise."""
+    from cryomend.io import check_writable, write_json
+    from cryomend.noise import check_noise, draw_fidelity, summarise_fidelity
+
+    for path in (json, figure):
+        if path is not None:
+            check_writable(path)
+    result = check_noise(real, sampled)
+    write_json(json, result)
+    if figure is not None:
+        draw_fidelity(figure, result)
+    typer.echo("\n".join(summarise_fidelity(result)))
+
 
 app.add_typer(noise_app, name="noise")
 
 # ---- info, restore, sample ------------------------------------------------------------------------
 
+
+@app.command()
+def info(file: Annotated[Path, typer.Argument(help="MRC, .tlt, .rawtlt, .mdoc or .safetensors")]) -> None:
+    """Print what is understood of a file."""
+    from cryomend.io import describe_file
+    from cryomend.restoration.model import describe_model
+
+    described = (describe_model if file.suffix.lower() == ".safetensors" else describe_file)(file)
+    width = max(map(len, described))
+    for key, value in described.items():
+        typer.echo(f"{key:<{width}}  {value}")
+
+
+@app.command()
+def restore(
+    inputs: Annotated[list[Path], typer.Argument(metavar="IN", help="tomograms (MRC) or directories")],
+    output: Annotated[str, typer.Option("-o", "--output", help="file, or directory for several inputs")],
+    tilt_range: Annotated[
+        tuple[float, float] | None, typer.Option(metavar="MIN MAX", help="extreme tilt angles, degrees")
+    ] = None,
+    tilt_angles: Annotated[
+        Path | None, typer.Option(help="list of tilt angles; else one of the input's name beside it")
+    ] = None,
+    protein: Annotated[str, typer.Option(help="dark or bright in the input; kept in the output")] = "dark",
+    voxel_size: Annotated[float | None, typer.Option(help="Å; replaces the header's")] = None,
+    model: Annotated[str, typer.Option(help="name of a bundled model, or a file")] = "default",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
+    batch_report: Annotated[Path | None, typer.Option(help="JSON: one record per input")] = None,
+    report: Annotated[Path | None, typer.Option(help="HTML: pictures before and after, one input")] = None,
+    average_along_y: Annotated[
+        bool, typer.Option("--average-along-y", help="report: x-z pictures averaged along Y too")
+    ] = False,
+) -> None:
+    """Denoise tomograms and fill their missing wedge."""
+    from cryomend.restoration.batch import restore_files
+
+    results = restore_files(
+        inputs, output, tilt_range=tilt_range, tilt_angles_path=tilt_angles, protein=protein,
+        voxel_size=voxel_size, model=model, device=device, batch_report=batch_report, report=report,
+        average_along_y=average_along_y,
+    )  # fmt: skip
+    if any(result["status"] == "failed" for result in results):
+        raise typer.Exit(1)
+
+
+@app.command()
+def sample() -> None:
+    """Print the path of the sample tomogram that comes with the package."""
+    from cryomend.restoration.model import sample_tomogram
+
+    typer.echo(sample_tomogram())
+
+
 # ---- evaluate, report -----------------------------------------------------------------------------
+
+
+class Protein(str, Enum):
+    """Grey level of protein in a file."""
+
+    dark = "dark"
+    bright = "bright"
+
+
+@app.command()
+def evaluate(
+    volume: Annotated[Path, typer.Argument(help="restored (or raw) tomogram, MRC")],
+    json: Annotated[Path, typer.Option(help="scores")],
+    truth: Annotated[Path | None, typer.Option(help="what the volume should be, MRC")] = None,
+    tilt_range: Annotated[
+        tuple[float, float] | None, typer.Option(help="MIN MAX in degrees: scores in and outside the wedge")
+    ] = None,
+    areas: Annotated[Path | None, typer.Option(help="areas (TOML) to measure CNR and ENL in")] = None,
+    areas_of: Annotated[str | None, typer.Option(help="published areas, such as empiar-10045")] = None,
+    protein: Annotated[Protein, typer.Option(help="protein in VOLUME")] = Protein.dark,
+    truth_protein: Annotated[Protein, typer.Option(help="protein in TRUTH")] = Protein.bright,
+    voxel_size: Annotated[float | None, typer.Option(help="Å; replaces what the headers say")] = None,
+) -> None:
+    """Score a volume against a truth, over areas, or both."""
+    from cryomend.evaluation import choose_areas, evaluate_files, summary_rows
+    from cryomend.io import check_writable, write_json
+
+    check_writable(json)
+    result = evaluate_files(
+        volume,
+        truth_path=truth,
+        tilt_range=tilt_range,
+        areas=choose_areas(areas, areas_of),
+        negate=protein != truth_protein,
+        voxel_size=voxel_size,
+    )
+    write_json(json, result)
+    _print_table(summary_rows(result))
+
+
+def _print_table(rows: list[tuple[str, ...]]) -> None:
+    """Print rows as a table, the first being its head."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*rows[0])
+    for row in rows[1:]:
+        table.add_row(*row)
+    Console().print(table)
+
+
+@app.command()
+def report(
+    restored: Annotated[Path, typer.Argument(help="restored tomogram, MRC")],
+    raw: Annotated[Path, typer.Option(help="the tomogram before restoration, MRC")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="page (HTML)")],
+    tilt_range: Annotated[
+        tuple[float, float] | None, typer.Option(help="MIN MAX in degrees: draws the wedge")
+    ] = None,
+    average_along_y: Annotated[
+        bool, typer.Option("--average-along-y", help="show the mean section of a filament near y too")
+    ] = False,
+    voxel_size: Annotated[float | None, typer.Option(help="Å; replaces what the headers say")] = None,
+) -> None:
+    """Show a tomogram before and after restoration on one HTML page."""
+    from cryomend.evaluation import report_files
+
+    report_files(
+        restored, raw, output, tilt_range=tilt_range, average_along_y=average_along_y, voxel_size=voxel_size
+    )
 
 
 def main() -> None:
     """Run the command line; errors a user can cause end in one line on stderr and exit code 2."""
-    app()
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        if os.environ.get("CRYOMEND_DEBUG"):
+            raise
+        typer.echo(f"cryomend: {_one_line(error)}", err=True)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def _one_line(error: Exception) -> str:
+    """Write an error in one line; pydantic lists each wrong option with its dotted path."""
+    if hasattr(error, "errors"):
+        wrong = (f"{'.'.join(map(str, e['loc'])) or 'options'}: {e['msg']}" for e in error.errors())
+        return "; ".join(wrong)
+    return " ".join(str(error).split()) or type(error).__name__

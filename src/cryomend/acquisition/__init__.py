@@ -1,0 +1,15 @@
+"""Stage 2: from a density to the tilt series that a microscope records."""
+
+from cryomend.acquisition.acquire import Exposure, acquire_tilt_series, match_noise
+from cryomend.acquisition.ctf import Optics, contrast_transfer
+from cryomend.acquisition.files import acquire_file, choose_angles
+
+__all__ = [
+    "Exposure",
+    "Optics",
+    "acquire_file",
+    "acquire_tilt_series",
+    "choose_angles",
+    "contrast_transfer",
+    "match_noise",
+]

@@ -1,0 +1,5 @@
+"""The restoration network and its weights on disk."""
+
+from cryomend.network.unet import RestorationUNet
+
+__all__ = ["RestorationUNet"]

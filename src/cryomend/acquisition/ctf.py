@@ -1,0 +1,101 @@
+"""Contrast transfer: weak-phase optics in true units."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cryomend.fourier import radial_frequency
+
+__all__ = ["Optics", "contrast_transfer", "electron_wavelength", "interaction_constant"]
+
+_REST_ENERGY_KEV = 510.99895
+
+
+@dataclass(frozen=True)
+class Optics:
+    """Electron optics; ``phase_shift`` of a phase plate in degrees, the rest in the units of the names."""
+
+    voltage_kv: float = 300.0
+    spherical_aberration_mm: float = 2.7
+    amplitude_contrast: float = 0.07
+    phase_shift: float = 0.0
+
+
+def electron_wavelength(voltage_kv: float) -> float:
+    """Relativistic de Broglie wavelength in Å: ``h c / sqrt(E (E + 2 m c²))``."""
+    return 12.398419843 / math.sqrt(voltage_kv * (voltage_kv + 2 * _REST_ENERGY_KEV))
+
+
+def interaction_constant(voltage_kv: float) -> float:
+    """Phase shift per projected potential in rad/(V Å).
+
+    ``σ = 2π/(λ E) (m c² + E)/(2 m c² + E)`` (Kirkland, Advanced Computing in Electron Microscopy, eq. 2.5),
+    6.526e-4 rad/(V Å) at 300 kV.
+    """
+    volts = 1000 * voltage_kv
+    ratio = (_REST_ENERGY_KEV + voltage_kv) / (2 * _REST_ENERGY_KEV + voltage_kv)
+    return 2 * math.pi / (electron_wavelength(voltage_kv) * volts) * ratio
+
+
+def contrast_transfer(
+    shape: tuple[int, int],
+    *,
+    pixel_size: float,
+    defocus_um: float,
+    optics: Optics,
+    astigmatism_um: float = 0.0,
+    astigmatism_angle: float = 0.0,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Contrast transfer function of an image, ``-sin γ``: negative at low frequency at underfocus.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Image shape (Y, X).
+    pixel_size : float
+        Å.
+    defocus_um : float
+        Mean defocus, positive = underfocus, µm.
+    optics : Optics
+        Voltage, aberration, amplitude contrast, phase plate.
+    astigmatism_um : float
+        Half the difference of the two main defoci, µm.
+    astigmatism_angle : float
+        Direction of the larger defocus, degrees from X towards Y.
+    device : torch.device or str, optional
+        Where the result is made.
+
+    Returns
+    -------
+    Tensor of float32, shape of ``rfft2``
+
+    Raises
+    ------
+    ValueError
+        If the pixel size is not positive or the amplitude contrast outside [0, 1].
+
+    Notes
+    -----
+    ``γ = π λ Δf(φ) k² - π/2 Cs λ³ k⁴ + phase shift + asin(amplitude contrast)`` with
+    ``Δf(φ) = defocus + astigmatism cos 2(φ - angle)`` (Rohou & Grigorieff 2015,
+    doi:10.1016/j.jsb.2015.08.008).
+    """
+    if pixel_size <= 0:
+        raise ValueError(f"pixel size must be positive, got {pixel_size:g} Å")
+    if not 0 <= optics.amplitude_contrast <= 1:
+        raise ValueError(f"amplitude contrast must lie in 0..1, got {optics.amplitude_contrast:g}")
+    wavelength = electron_wavelength(optics.voltage_kv)
+    k = radial_frequency(shape, half=True, device=device).double() / pixel_size
+    ky = torch.fft.fftfreq(shape[0], device=device)[:, None]
+    kx = torch.fft.rfftfreq(shape[1], device=device)[None]
+    azimuth = torch.atan2(ky, kx).double() - math.radians(astigmatism_angle)
+    defocus = 1e4 * (defocus_um + astigmatism_um * torch.cos(2 * azimuth))
+    gamma = math.pi * wavelength * defocus * k**2
+    gamma = gamma - math.pi / 2 * optics.spherical_aberration_mm * 1e7 * wavelength**3 * k**4
+    gamma = gamma + math.radians(optics.phase_shift) + math.asin(optics.amplitude_contrast)
+    return -torch.sin(gamma).float()

@@ -1,0 +1,28 @@
+"""Files: the only place that knows MRC, tilt-angle lists, mdoc, JSON and TOML.
+
+Everything a user can get wrong about a file is raised here as :class:`InputError`, one
+line that names the file and the next step. Outputs appear under their name only when complete.
+"""
+
+from cryomend.io.angles import find_tilt_angles, read_tilt_angles, write_tilt_angles
+from cryomend.io.description import describe_file
+from cryomend.io.mrc import Volume, read_stack, read_volume, write_volume
+from cryomend.io.path import InputError, atomic_path, check_writable, existing_file
+from cryomend.io.text import read_toml, write_json
+
+__all__ = [
+    "InputError",
+    "Volume",
+    "atomic_path",
+    "check_writable",
+    "describe_file",
+    "existing_file",
+    "find_tilt_angles",
+    "read_stack",
+    "read_tilt_angles",
+    "read_toml",
+    "read_volume",
+    "write_json",
+    "write_tilt_angles",
+    "write_volume",
+]

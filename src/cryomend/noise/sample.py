@@ -1,0 +1,168 @@
+"""Make noise tilts of any size from a noise model, and mix noise into tilt series.
+
+Last step of the noise stage; simulation takes its learned noise from here.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cryomend.io import InputError, check_writable, read_tilt_angles, write_volume
+from cryomend.noise.model import NoiseModel, load_noise_model
+
+__all__ = ["mix_noise", "sample_noise", "sample_noise_file"]
+
+
+def sample_noise(
+    model: NoiseModel,
+    *,
+    tilt_angles: NDArray[Any],
+    shape: tuple[int, int],
+    generator: torch.Generator,
+    calibrated: bool = True,
+) -> Tensor:
+    """Draw noise tilts of any size, without seams or repetition.
+
+    Independent patches overlap by half under windows whose squares sum to one; the tile grid has
+    another random offset in each tilt; the deviation follows the tilt angle.
+
+    Parameters
+    ----------
+    model : NoiseModel
+    tilt_angles : array, shape (tilt,)
+        Degrees.
+    shape : tuple of int
+        (Y, X) of a tilt in pixels.
+    generator : torch.Generator
+        Equal seeds give equal noise on one device.
+    calibrated : bool
+        False leaves out the calibration of a learned model.
+
+    Returns
+    -------
+    Tensor of float32, shape (tilt, Y, X)
+        In the grey levels of the stacks that the model was fitted to, around 0; on the model's device.
+
+    Raises
+    ------
+    ValueError
+        If the shape is not positive or there are no angles.
+
+    Notes
+    -----
+    Blending adds independent patches, so variances add: ``Σ w² = 1`` keeps the variance everywhere.
+    The spectrum is that of the patches, smoothed over less than two of their Fourier pixels.
+    The marginal law is pulled towards a Gaussian by the sum; `NoiseModel.finish` puts it back.
+    """
+    if min(shape) < 1 or len(tilt_angles) == 0:
+        raise ValueError(
+            f"need a positive shape and at least one angle, got {shape} and {len(tilt_angles)} angles"
+        )
+    std = model.interpolate_std(np.asarray(tilt_angles, dtype=np.float64))
+    tilts = [
+        scale
+        * model.finish(blend_patches(model, shape, generator, calibrated=calibrated), calibrated=calibrated)
+        for scale in std.tolist()
+    ]
+    return torch.stack(tilts).float()
+
+
+def blend_patches(
+    model: NoiseModel, shape: tuple[int, int], generator: torch.Generator, *, calibrated: bool = True
+) -> Tensor:
+    """One tilt of unit variance from independent patches, shape (Y, X).
+
+    Half-overlapping tiles fall into four sets without overlap: four mosaics, shifted by half a tile.
+    """
+    side = model.patch
+    half = side // 2
+    offset = torch.randint(side, (2,), generator=generator, device=generator.device).tolist()
+    rows, columns = (math.ceil((n + side + half) / side) for n in shape)
+    # The sine window: sin² + cos² = 1 for two neighbours half a tile apart, on either axis.
+    ramp = torch.sin(math.pi * (torch.arange(side, device=model.device) + 0.5) / side)
+    window = ramp[:, None] * ramp[None, :]
+    blended = torch.zeros(shape, device=model.device)
+    for shift_y in (0, half):
+        for shift_x in (0, half):
+            tiles = model.sample_patches(rows * columns, generator, calibrated=calibrated) * window
+            mosaic = (
+                tiles.reshape(rows, columns, side, side).transpose(1, 2).reshape(rows * side, columns * side)
+            )
+            y, x = ((o + s) % side for o, s in zip(offset, (shift_y, shift_x), strict=True))
+            blended += mosaic[y : y + shape[0], x : x + shape[1]]
+    return blended
+
+
+def mix_noise(tilt_series: Tensor, noise: Tensor, *, snr: float | Tensor) -> Tensor:
+    """Add noise to a tilt series at a given signal-to-noise ratio, tilt by tilt.
+
+    Parameters
+    ----------
+    tilt_series : Tensor, shape (tilt, Y, X)
+        Signal without noise, any units and offset.
+    noise : Tensor, shape (tilt, Y, X)
+        Noise of any scale and offset; its offset is taken away.
+    snr : float or Tensor, shape (tilt,)
+        Linear power ratio: variance of the signal over variance of the noise, both about the tilt's mean.
+
+    Returns
+    -------
+    Tensor, shape (tilt, Y, X)
+
+    Raises
+    ------
+    ValueError
+        If shapes differ, ``snr`` is not positive, or a tilt of either is constant.
+    """
+    if tilt_series.shape != noise.shape:
+        raise ValueError(
+            f"tilt series {tuple(tilt_series.shape)} and noise {tuple(noise.shape)} differ in shape"
+        )
+    ratio = torch.as_tensor(snr, dtype=tilt_series.dtype, device=tilt_series.device).reshape(-1, 1, 1)
+    if not bool((ratio > 0).all()):
+        raise ValueError("snr must be positive: it is a linear power ratio, not decibels")
+    signal_power = tilt_series.var(dim=(1, 2), keepdim=True)
+    noise_power = noise.var(dim=(1, 2), keepdim=True)
+    if not bool((signal_power > 0).all() and (noise_power > 0).all()):
+        raise ValueError("a constant tilt has no power: signal-to-noise is undefined")
+    centred = noise - noise.mean(dim=(1, 2), keepdim=True)
+    return tilt_series + centred * (signal_power / (ratio * noise_power)).sqrt()
+
+
+def sample_noise_file(
+    model: Path,
+    output: Path,
+    *,
+    tilt_angles: Path,
+    shape: tuple[int, int],
+    seed: int = 0,
+    calibrated: bool = True,
+) -> None:
+    """Write noise tilts (MRC) drawn from a model file, one per angle of an angle file.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be used or the size is not positive.
+    """
+    check_writable(output)
+    if min(shape) < 1:
+        raise InputError(f"--size must be two positive numbers of pixels, got {shape[0]} {shape[1]}")
+    fitted = load_noise_model(model)
+    angles = read_tilt_angles(tilt_angles)
+    generator = torch.Generator().manual_seed(seed)
+    noise = sample_noise(fitted, tilt_angles=angles, shape=shape, generator=generator, calibrated=calibrated)
+    write_volume(
+        output,
+        noise.numpy(),
+        voxel_size=fitted.pixel_size,
+        label=f"{fitted.kind} noise, seed {seed}",
+        stack=True,
+    )

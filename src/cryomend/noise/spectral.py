@@ -1,0 +1,120 @@
+"""Power spectrum and marginal law of noise, and Gaussian fields that reproduce both.
+
+The honest rival of the learned noise model, and what calibrates that model.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from cryomend.fourier import filter_fourier
+
+__all__ = [
+    "estimate_power_spectrum",
+    "gaussian_power_spectrum",
+    "map_marginal",
+    "marginal_quantiles",
+    "normal_levels",
+]
+
+_LEVELS = 513  # from -4 to +4 sigma: one pixel in 30,000 lies beyond
+
+
+def estimate_power_spectrum(patches: Tensor) -> Tensor:
+    """Mean periodogram of patches under a Hann window.
+
+    The window keeps the jump between opposite edges from leaking into high frequencies.
+
+    Parameters
+    ----------
+    patches : Tensor, shape (n, P, P)
+
+    Returns
+    -------
+    Tensor, shape (P, P // 2 + 1)
+        Power in the layout of ``rfft2``; white noise of unit variance gives 1 everywhere.
+    """
+    side = patches.shape[-1]
+    hann = torch.hann_window(side, periodic=True, dtype=patches.dtype, device=patches.device)
+    window = hann[:, None] * hann[None, :]
+    window = window / window.square().mean().sqrt()
+    periodograms: Tensor = torch.fft.rfft2(patches * window).abs().square()
+    return periodograms.mean(dim=0) / side**2
+
+
+def normal_levels(device: torch.device | str | None = None) -> Tensor:
+    """Return the standard normal abscissae at which marginal laws are tabulated, from -4 to 4."""
+    return torch.linspace(-4, 4, _LEVELS, dtype=torch.float64, device=device)
+
+
+def marginal_quantiles(values: Tensor) -> Tensor:
+    """Quantiles of ``values`` (any shape) at the probabilities of `normal_levels`; float64, increasing."""
+    ordered = values.flatten().double().sort().values
+    position = torch.special.ndtr(normal_levels(values.device)) * (len(ordered) - 1)
+    low = position.floor().long()
+    high = (low + 1).clamp(max=len(ordered) - 1)
+    return torch.lerp(ordered[low], ordered[high], position - low)
+
+
+def map_marginal(values: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    """Carry values monotonically from the quantiles ``source`` to the quantiles ``target``.
+
+    Linear between the tabulated quantiles; beyond the last one, shifted by as much as that one.
+    """
+    source, target = source.to(values.dtype), target.to(values.dtype)
+    inside = values.clamp(source[0].item(), source[-1].item()).contiguous()
+    index = torch.searchsorted(source, inside).clamp(1, len(source) - 1)
+    low, high = source[index - 1], source[index]
+    share = (inside - low) / (high - low).clamp(min=1e-12)
+    return torch.lerp(target[index - 1], target[index], share) + (values - inside)
+
+
+def gaussian_power_spectrum(power: Tensor, target: Tensor) -> Tensor:
+    """Power spectrum of the Gaussian field that has ``power`` after its marginal is mapped.
+
+    A monotone map of a Gaussian field bends its autocorrelation; here the bend is undone beforehand.
+
+    Parameters
+    ----------
+    power : Tensor, shape (P, P // 2 + 1)
+        Wanted spectrum.
+    target : Tensor, shape (levels,)
+        Wanted quantiles, from `marginal_quantiles`.
+
+    Returns
+    -------
+    Tensor, shape of ``power``
+        Never negative, scaled to unit variance.
+
+    Notes
+    -----
+    With Hermite coefficients ``c_k = E[g(z) He_k(z)]`` of the map g, a Gaussian correlation ρ becomes
+    ``Σ c_k² ρ^k / k!`` divided by its value at one (the Nataf transformation,
+    doi:10.1016/0266-8920(86)90033-0); it is inverted by table.
+    """
+    z = torch.linspace(-6, 6, 2401, dtype=torch.float64)
+    weight = torch.exp(-(z**2) / 2)
+    weight = weight / weight.sum()
+    mapped = map_marginal(z, normal_levels(), target.cpu().double())
+    rho = torch.linspace(-1, 1, 4001, dtype=torch.float64)
+    bent, hermite, previous = torch.zeros_like(rho), z, torch.ones_like(z)
+    for k in range(1, 9):
+        bent = bent + (weight * mapped * hermite).sum() ** 2 / math.factorial(k) * rho**k
+        hermite, previous = z * hermite - k * previous, hermite
+    side = power.shape[0]
+    covariance = torch.fft.irfft2(power.cpu().double(), s=(side, side))
+    straight = map_marginal(covariance / covariance[0, 0], (bent / bent[-1]).cummax(0).values, rho)
+    spectrum = torch.fft.rfft2(straight.clamp(-1, 1)).real.clamp(min=0)
+    variance: Tensor = torch.fft.irfft2(spectrum, s=(side, side))[0, 0]
+    gaussian: Tensor = spectrum / variance
+    return gaussian.to(power)
+
+
+def sample_gaussian_field(power: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Draw ``count`` periodic Gaussian patches with the given power spectrum, shape (count, P, P)."""
+    side = power.shape[0]
+    white = torch.randn(count, side, side, generator=generator, device=generator.device).to(power.device)
+    return filter_fourier(white, power.sqrt())

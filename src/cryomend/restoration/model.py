@@ -1,0 +1,110 @@
+"""Models by name: those that come with the package, and files of the user's own."""
+
+from __future__ import annotations
+
+import os
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from cryomend.io import InputError
+from cryomend.network import weights
+from cryomend.network.unet import RestorationUNet
+
+__all__ = ["bundled_models", "describe_model", "load_model", "resolve_model", "sample_tomogram"]
+
+_SUFFIX = ".safetensors"
+
+
+def _models_directory() -> Path:
+    """Where the package keeps its models."""
+    return Path(str(resources.files("cryomend.restoration") / "models"))
+
+
+def bundled_models() -> dict[str, Path]:
+    """List the models that come with the package: name to file."""
+    return {path.stem: path for path in sorted(_models_directory().glob("*" + _SUFFIX))}
+
+
+def resolve_model(name_or_path: str | os.PathLike[str]) -> Path:
+    """Find the file of a model.
+
+    A bundled name wins; anything that ends in .safetensors, holds a separator or exists is a path.
+
+    Raises
+    ------
+    InputError
+        If it is neither a bundled name nor a file; the message lists the names.
+    """
+    text = os.fspath(name_or_path)
+    bundled = bundled_models()
+    if text in bundled:
+        return bundled[text]
+    path = Path(text)
+    if path.exists():
+        return path
+    names = ", ".join(bundled) or "none in this installation"
+    if path.suffix == _SUFFIX or len(path.parts) > 1:
+        raise InputError(f"model file {text} does not exist; give another or a bundled model ({names})")
+    raise InputError(f"unknown model {text!r}; bundled models: {names}; or give a .safetensors file")
+
+
+def load_model(name_or_path: str | os.PathLike[str] = "default") -> tuple[RestorationUNet, dict[str, Any]]:
+    """Load a restoration network by name or path.
+
+    Parameters
+    ----------
+    name_or_path : str or path-like
+        Name of a bundled model or a file written by ``cryomend train``.
+
+    Returns
+    -------
+    network : RestorationUNet
+        On the CPU, in evaluation mode.
+    metadata : dict
+        Its configuration and provenance, with ``name`` added if it has none.
+
+    Raises
+    ------
+    InputError
+        If there is no such model or the file is not one.
+    """
+    path = resolve_model(name_or_path)
+    network, metadata = weights.load_model(path)
+    return network, {"name": path.stem} | metadata
+
+
+def sample_tomogram() -> Path:
+    """Find the simulated tomogram that comes with the package.
+
+    Raises
+    ------
+    InputError
+        If this installation lacks it.
+    """
+    path = Path(str(resources.files("cryomend") / "sample" / "sample.mrc"))
+    if not path.is_file():
+        raise InputError(f"this installation lacks its sample tomogram ({path}); install cryomend again")
+    return path
+
+
+def describe_model(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Tell what is known of a model file, in the order to print it.
+
+    Raises
+    ------
+    InputError
+        If the file is not a restoration model.
+    """
+    metadata = weights.read_metadata(path)
+    described = {"file": os.fspath(path), "kind": "restoration model"}
+    return described | {key: _in_words(value) for key, value in metadata.items()}
+
+
+def _in_words(value: Any) -> str:
+    """Write nested values on one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_in_words(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(_in_words(item) for item in value)
+    return str(value)

@@ -1,0 +1,226 @@
+"""Simulated training pairs: specimen, acquisition, noise and reconstruction in a chain.
+
+A pair is what a user would restore (WBP tomogram, protein dark) and the specimen it came from
+(potential in V, protein positive), voxel by voxel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cryomend.acquisition.acquire import Exposure, acquire_tilt_series, draw_exposure, draw_tilt_angles, match_noise
+from cryomend.acquisition.ctf import contrast_transfer
+from cryomend.config import AcquisitionConfig, SimulationConfig, SpecimenConfig
+from cryomend.fourier import filter_fourier
+from cryomend.io import read_volume, write_json, write_volume
+from cryomend.reconstruction.wbp import reconstruct_wbp
+from cryomend.specimen.build import Specimen, build_specimen
+from cryomend.specimen.macromolecule import Macromolecule
+
+__all__ = ["NoiseSampler", "Pair", "pair_paths", "read_pair", "simulate_pair", "tomogram_of", "write_pair"]
+
+NoiseSampler = Callable[[NDArray[Any], tuple[int, int], torch.Generator], Tensor]
+"""(tilt_angles, (Y, X), generator) -> noise tilts of unit variance."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """``tomogram`` (Z, Y, X) protein dark, ``density`` (Z, Y, X) in V, and all that was drawn."""
+
+    tomogram: Tensor
+    density: Tensor
+    voxel_size: float
+    record: dict[str, Any]
+
+
+def simulate_pair(
+    config: SimulationConfig,
+    *,
+    seed: int,
+    structures: Sequence[Macromolecule] = (),
+    membrane_structures: Sequence[Macromolecule] = (),
+    sample_noise: NoiseSampler | None = None,
+    device: torch.device | str | None = None,
+) -> Pair:
+    """Draw one specimen, record it and reconstruct it.
+
+    Parameters
+    ----------
+    config : SimulationConfig
+        Kinds of specimens (one is drawn) and the microscope.
+    seed : int
+        Equal seeds give equal pairs.
+    structures, membrane_structures : sequence of Macromolecule
+        Species beside the procedural ones.
+    sample_noise : callable, optional
+        Learned noise; it makes ``config.noise_share`` of the noise power of every tilt.
+    device : torch.device or str, optional
+        Where it runs.
+
+    Raises
+    ------
+    ValueError
+        If a specimen's configuration leaves no slab.
+    """
+    rng = np.random.default_rng(seed)
+    generator = torch.Generator(device=device or "cpu").manual_seed(seed)
+    kinds = config.specimens or {"default": SpecimenConfig()}
+    kind = str(rng.choice(sorted(kinds)))
+    chosen = kinds[kind]
+    if config.voxel_size is not None:
+        chosen = chosen.model_copy(update={"voxel_size": float(rng.uniform(*config.voxel_size))})
+    specimen = build_specimen(
+        chosen, rng=rng, structures=structures, membrane_structures=membrane_structures, device=device
+    )
+    tilt_angles = draw_tilt_angles(config.acquisition, rng)
+    exposure = draw_exposure(config.acquisition, rng, thickness=_ice_thickness(specimen))
+    solvent = float(rng.uniform(*config.solvent_variation))
+    tilt_series = acquire_tilt_series(
+        _with_unresolved(specimen, solvent, generator), tilt_angles, pixel_size=specimen.voxel_size, exposure=exposure, generator=generator
+    )
+    if sample_noise is not None:
+        tilt_series = _mix_in_learned_noise(tilt_series, tilt_angles, sample_noise, config.noise_share, generator)
+    tomogram, processing = tomogram_of(
+        tilt_series,
+        tilt_angles,
+        thickness=specimen.density.shape[0],
+        pixel_size=specimen.voxel_size,
+        exposure=exposure,
+        config=config.acquisition,
+        rng=rng,
+    )
+    record = {
+        "kind": kind,
+        "seed": seed,
+        "tilt_range": [float(tilt_angles.min()), float(tilt_angles.max())],
+        "tilt_angles": tilt_angles.tolist(),
+        "exposure": exposure.record(),
+        "processing": processing,
+        "solvent_variation": solvent,
+        "species": sorted({p.species.name for p in specimen.placements}),
+        "placed": len(specimen.placements),
+    }
+    return Pair(tomogram, specimen.density, specimen.voxel_size, record)
+
+
+def tomogram_of(
+    tilt_series: Tensor,
+    tilt_angles: NDArray[Any],
+    *,
+    thickness: int,
+    pixel_size: float,
+    exposure: Exposure,
+    config: AcquisitionConfig,
+    rng: np.random.Generator,
+) -> tuple[Tensor, dict[str, Any]]:
+    """Process and reconstruct a series as one of the users would, drawn from the configuration.
+
+    Returns
+    -------
+    tomogram : Tensor, shape (thickness, Y, X)
+    processing : dict
+        What was drawn.
+    """
+    phase_flip = bool(rng.random() < config.phase_flip_share)
+    sirt_iterations = int(rng.integers(5, 40)) if rng.random() < config.sirt_like_share else 0
+    per_tilt_contrast = bool(rng.random() < 0.5)
+    cutoff, falloff = float(rng.uniform(0.3, 0.5)), float(rng.uniform(0.02, 0.1))
+    images = tilt_series - tilt_series.mean(dim=(1, 2), keepdim=True)
+    scale = tilt_series.mean(dim=(1, 2)) if per_tilt_contrast else images.std(dim=(1, 2))
+    images = images / scale.clamp(min=1e-6)[:, None, None]
+    if phase_flip:
+        ctf = contrast_transfer(
+            (images.shape[1], images.shape[2]),
+            pixel_size=pixel_size,
+            defocus_um=exposure.defocus_um,
+            optics=exposure.optics,
+            astigmatism_um=exposure.astigmatism_um,
+            astigmatism_angle=exposure.astigmatism_angle,
+            device=images.device,
+        )
+        images = filter_fourier(images, -torch.sign(ctf))  # low frequencies keep protein dark
+    tomogram = reconstruct_wbp(
+        images, tilt_angles, thickness=thickness, cutoff=cutoff, falloff=falloff, sirt_iterations=sirt_iterations
+    )
+    return tomogram, {
+        "phase_flip": phase_flip,
+        "sirt_iterations": sirt_iterations,
+        "normalised_by": "mean" if per_tilt_contrast else "standard deviation",
+        "cutoff": cutoff,
+        "falloff": falloff,
+    }
+
+
+def write_pair(directory: Path, name: str, pair: Pair) -> None:
+    """Write ``NAME_input.mrc``, ``NAME_target.mrc`` and ``NAME.json``; the last says that the pair is complete."""
+    tomogram, target, record = pair_paths(directory, name)
+    write_volume(tomogram, pair.tomogram.cpu().numpy(), voxel_size=pair.voxel_size)
+    write_volume(target, pair.density.cpu().numpy(), voxel_size=pair.voxel_size)
+    write_json(record, pair.record)
+
+
+def pair_paths(directory: Path, name: str) -> tuple[Path, Path, Path]:
+    """Where the tomogram, the density and the record of a pair live."""
+    return directory / f"{name}_input.mrc", directory / f"{name}_target.mrc", directory / f"{name}.json"
+
+
+def read_pair(directory: Path, name: str) -> tuple[Tensor, Tensor, float]:
+    """Read a pair's tomogram, density and voxel size in Å.
+
+    Raises
+    ------
+    cryomend.io.InputError
+        If a file is missing or damaged.
+    ValueError
+        If the two differ in shape.
+    """
+    tomogram, target, _ = pair_paths(directory, name)
+    volume = read_volume(tomogram)
+    x, y = volume.data, read_volume(target).data
+    if x.shape != y.shape:
+        raise ValueError(f"{tomogram}: shape {x.shape} differs from {y.shape} of {target.name}; simulate the pair again")
+    return torch.from_numpy(x), torch.from_numpy(y), volume.voxel_size
+
+
+def _with_unresolved(specimen: Specimen, std: float, generator: torch.Generator) -> Tensor:
+    """The density with white variations in the slab, like small molecules that nobody resolves."""
+    if std <= 0:
+        return specimen.density
+    planes = np.flatnonzero((specimen.instances > 0).any(axis=(1, 2)))
+    variation = std * torch.randn(specimen.density.shape, generator=generator, device=specimen.density.device)
+    if len(planes):
+        variation[: planes[0]] = 0
+        variation[planes[-1] + 1 :] = 0
+    return specimen.density + variation
+
+
+def _ice_thickness(specimen: Specimen) -> float:
+    """Height of the filled slab in Å, from the first to the last plane that holds anything."""
+    planes = np.flatnonzero((specimen.instances > 0).any(axis=(1, 2)))
+    n = planes[-1] - planes[0] + 1 if len(planes) else specimen.instances.shape[0]
+    return float(n * specimen.voxel_size)
+
+
+def _mix_in_learned_noise(
+    tilt_series: Tensor, tilt_angles: NDArray[Any], sample_noise: NoiseSampler, share: float, generator: torch.Generator
+) -> Tensor:
+    """Add learned noise that makes ``share`` of the total noise power, counting noise the rest.
+
+    The power of the counting noise of a tilt is its mean count, so the learned noise is scaled to
+    ``share / (1 - share)`` times that.
+    """
+    if share <= 0:
+        return tilt_series
+    noise = sample_noise(tilt_angles, (tilt_series.shape[1], tilt_series.shape[2]), generator).to(tilt_series.device)
+    counting = tilt_series.mean(dim=(1, 2))
+    power = counting * share / max(1 - share, 1e-3)
+    snr = tilt_series.var(dim=(1, 2)) / power.clamp(min=1e-12)
+    return torch.cat([match_noise(s[None], n[None], snr=float(r)) for s, n, r in zip(tilt_series, noise, snr, strict=True)])

@@ -1,0 +1,185 @@
+"""Write many training pairs to a folder, several at a time, resumable."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cryomend.config import SimulationConfig, SpecimenConfig
+from cryomend.io import write_json
+from cryomend.noise.model import load_noise_model
+from cryomend.noise.sample import sample_noise
+from cryomend.restoration.predict import choose_device
+from cryomend.specimen.build import build_specimen, load_structure
+from cryomend.specimen.files import write_specimen
+from cryomend.specimen.macromolecule import Macromolecule
+from cryomend.training.pairs import NoiseSampler, pair_paths, simulate_pair, write_pair
+
+__all__ = ["find_structures", "make_specimen", "noise_sampler", "simulate_pairs", "simulate_to_folder"]
+
+_SUFFIXES = (".pdb", ".ent", ".cif", ".mmcif", ".pdb.gz", ".ent.gz", ".cif.gz", ".mrc", ".map", ".ccp4")
+
+
+def find_structures(paths: Sequence[Path], names: Sequence[str] | None = None) -> list[Macromolecule]:
+    """Load structure files and the structure files of folders, in the order of their names.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Files or folders.
+    names : sequence of str, optional
+        Stems to keep; all if None.
+
+    Raises
+    ------
+    ValueError
+        If a path does not exist, a file is no structure, or nothing is left of what was given.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            files += sorted(p for p in path.iterdir() if p.name.lower().endswith(_SUFFIXES))
+        elif path.exists():
+            files.append(path)
+        else:
+            raise ValueError(f"{path}: no such file or folder; give structure files or a folder of them")
+    kept = [f for f in files if names is None or f.name.split(".")[0] in names]
+    if paths and not kept:
+        raise ValueError(f"{paths[0]}: holds no structure file (.pdb, .cif, .mrc) that the configuration names")
+    return [load_structure(f) for f in kept]
+
+
+def simulate_pairs(
+    config: SimulationConfig,
+    directory: Path,
+    *,
+    count: int,
+    seed: int,
+    structures: Sequence[Macromolecule] = (),
+    membrane_structures: Sequence[Macromolecule] = (),
+    sample_noise: NoiseSampler | None = None,
+    workers: int = 1,
+    on_done: Callable[[], None] = lambda: None,
+) -> list[str]:
+    """Simulate pairs ``SEED`` to ``SEED + count - 1``; those that stand complete are left alone.
+
+    Returns
+    -------
+    list of str
+        Names of all pairs asked for.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    names = {f"pair_{s:06d}": s for s in range(seed, seed + count)}
+    todo = {n: s for n, s in names.items() if not pair_paths(directory, n)[2].exists()}
+    for _ in range(count - len(todo)):
+        on_done()
+    shared = (config, directory, tuple(structures), tuple(membrane_structures), sample_noise)
+    if workers <= 1:
+        for name, one in todo.items():
+            _simulate_one(name, one, *shared)
+            on_done()
+        return list(names)
+    context = multiprocessing.get_context("spawn")  # forking after torch has started threads can hang
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for future in as_completed([pool.submit(_simulate_one, n, s, *shared) for n, s in todo.items()]):
+            future.result()
+            on_done()
+    return list(names)
+
+
+def _simulate_one(
+    name: str,
+    seed: int,
+    config: SimulationConfig,
+    directory: Path,
+    structures: tuple[Macromolecule, ...],
+    membrane_structures: tuple[Macromolecule, ...],
+    sample_noise: NoiseSampler | None,
+) -> None:
+    pair = simulate_pair(
+        config,
+        seed=seed,
+        structures=structures,
+        membrane_structures=membrane_structures,
+        sample_noise=sample_noise,
+    )
+    write_pair(directory, name, pair)
+
+
+def simulate_to_folder(
+    config: SimulationConfig,
+    directory: Path,
+    *,
+    count: int,
+    seed: int,
+    structures: Sequence[Path] = (),
+    membrane_structures: Sequence[Path] = (),
+    noise: Path | None = None,
+    workers: int = 1,
+    on_done: Callable[[], None] = lambda: None,
+) -> None:
+    """`simulate_pairs` with the structures and the noise model given as files.
+
+    Raises
+    ------
+    cryomend.io.InputError
+        If the noise model is none.
+    ValueError
+        If a structure cannot be found or read.
+    """
+    simulate_pairs(
+        config,
+        directory,
+        count=count,
+        seed=seed,
+        structures=find_structures(structures, config.structures),
+        membrane_structures=find_structures(membrane_structures, config.structures),
+        sample_noise=None if noise is None else noise_sampler(noise),
+        workers=workers,
+        on_done=on_done,
+    )
+
+
+@dataclass(frozen=True)
+class noise_sampler:  # noqa: N801 - used as a function; a class only so that workers can receive it
+    """Noise tilts of unit variance from a model file, loaded in the process that uses it."""
+
+    path: Path
+
+    def __call__(self, tilt_angles: NDArray[Any], shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+        """Draw noise for each tilt; see `cryomend.noise.sample_noise`."""
+        noise = sample_noise(
+            load_noise_model(self.path, device=generator.device), tilt_angles=tilt_angles, shape=shape, generator=generator
+        )
+        return noise / noise.std(dim=(1, 2), keepdim=True).clamp(min=1e-12)
+
+
+def make_specimen(
+    config: SpecimenConfig,
+    directory: Path,
+    seed: int,
+    structures: Sequence[Path],
+    membrane_structures: Sequence[Path],
+    device: str,
+) -> str:
+    """Build one specimen from structure files, write it and its configuration, say what stands in it."""
+    specimen = build_specimen(
+        config,
+        rng=np.random.default_rng(seed),
+        structures=find_structures(structures),
+        membrane_structures=find_structures(membrane_structures),
+        device=choose_device(device),
+    )
+    write_specimen(directory, specimen)
+    write_json(directory / "config.json", {"seed": seed, **config.model_dump(mode="json")})
+    share = float((specimen.instances > 0).mean())
+    return f"wrote {directory}: {len(specimen.placements)} molecules, {100 * share:.1f} % of the volume"

@@ -1,0 +1,203 @@
+"""Evaluation of volumes and files, and its command."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cryomend.evaluation import Area, Areas, evaluate_files, evaluate_volume, summary_rows
+from cryomend.fourier import gaussian_lowpass
+from cryomend.geometry import missing_wedge_mask
+from cryomend.io import InputError, write_volume
+
+SHAPE = (24, 32, 40)
+AREAS_TOML = """
+[foreground.s1]
+z = [2, 8]
+y = [2, 8]
+x = [2, 8]
+[background.b1]
+z = [12, 20]
+y = [12, 20]
+x = [12, 20]
+"""
+
+
+@pytest.fixture(scope="module")
+def truth() -> torch.Tensor:
+    white = torch.randn(SHAPE, generator=torch.Generator().manual_seed(0))
+    return gaussian_lowpass(white, 1.5)
+
+
+@pytest.fixture
+def files(tmp_path: Path, truth: torch.Tensor) -> tuple[Path, Path]:
+    """A tomogram with dark protein that lacks the wedge, and its truth."""
+    measured = missing_wedge_mask(SHAPE, tilt_min=-60, tilt_max=60)
+    tomogram = -torch.fft.ifftn(torch.fft.fftn(truth) * measured).real
+    noisy = tomogram + 0.1 * truth.std() * torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
+    paths = tmp_path / "tomogram.mrc", tmp_path / "truth.mrc"
+    write_volume(paths[0], noisy.numpy(), voxel_size=10.0)
+    write_volume(paths[1], truth.numpy(), voxel_size=10.0)
+    return paths
+
+
+def test_a_perfect_volume_has_perfect_scores_everywhere(truth: torch.Tensor) -> None:
+    scores = evaluate_volume(3 * truth + 2, truth=truth, tilt_range=(-60, 60), voxel_size=10.0)["truth"]
+    assert scores["correlation"] == pytest.approx(1, abs=1e-5)
+    # float32 rounding of the levels, about 1e-7 of the range, is an error of -130 dB
+    assert scores["psnr_db"] > 110
+    for part in ("overall", "inside_wedge", "inside_measured_region"):
+        assert scores[part]["correlation"] == pytest.approx(1, abs=1e-5)
+        assert scores[part]["mean_fsc_400_to_40_angstrom"] == pytest.approx(1, abs=1e-4)
+        assert scores[part]["resolution_at_0.5_angstrom"] == pytest.approx(20)
+    assert scores["fsc_resolution_angstrom"][1] == pytest.approx(240)
+
+
+def test_a_volume_without_the_wedge_scores_outside_and_not_inside(truth: torch.Tensor) -> None:
+    measured = missing_wedge_mask(SHAPE, tilt_min=-60, tilt_max=60)
+    tomogram = torch.fft.ifftn(torch.fft.fftn(truth) * measured).real
+    tomogram = tomogram + 1e-3 * torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
+    scores = evaluate_volume(tomogram, truth=truth, tilt_range=(-60, 60), voxel_size=10.0)["truth"]
+    # what noise has in common with the truth by chance, about 700 voxels below its cut-off, is 0.04
+    assert abs(scores["inside_wedge"]["correlation"]) < 0.15
+    assert scores["inside_measured_region"]["correlation"] > 0.99
+    assert 0.5 < scores["overall"]["correlation"] < 0.99
+    assert math.isnan(scores["inside_wedge"]["resolution_at_0.5_angstrom"])
+
+
+def test_the_correlation_of_all_fourier_space_is_that_of_real_space(truth: torch.Tensor) -> None:
+    other = truth + gaussian_lowpass(torch.randn(SHAPE, generator=torch.Generator().manual_seed(2)), 1.0)
+    scores = evaluate_volume(other, truth=truth, voxel_size=10.0)["truth"]
+    assert scores["overall"]["correlation"] == pytest.approx(scores["correlation"], abs=1e-5)
+    assert "inside_wedge" not in scores
+
+
+def test_shares_of_the_wedge_and_of_the_measured_region_add_to_one(truth: torch.Tensor) -> None:
+    scores = evaluate_volume(truth, truth=truth, tilt_range=(-50, 60), voxel_size=10.0)["truth"]
+    shares = [scores[p]["share_of_fourier_space"] for p in ("inside_wedge", "inside_measured_region")]
+    assert sum(shares) == pytest.approx(1)
+    assert 0.2 < shares[0] < 0.5
+
+
+def test_areas_are_scored_in_pairs_and_averaged(truth: torch.Tensor) -> None:
+    boxes = [Area(str(i), ((2 * i, 2 * i + 2), (0, 30), (0, 30))) for i in range(4)]
+    scores = evaluate_volume(truth, areas=Areas("a", tuple(boxes[:2]), tuple(boxes[2:])), voxel_size=10.0)
+    pairs = scores["areas"]["pairs"]
+    assert [(p["foreground"], p["background"]) for p in pairs] == [("0", "2"), ("1", "3")]
+    for name in ("cnr_pooled", "cnr_sum", "enl"):
+        assert scores["areas"]["mean"][name] == pytest.approx((pairs[0][name] + pairs[1][name]) / 2)
+    assert pairs[0]["cnr_pooled"] == pytest.approx(math.sqrt(2) * pairs[0]["cnr_sum"])
+
+
+def test_a_volume_with_nothing_to_compare_is_refused(truth: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="nothing to evaluate"):
+        evaluate_volume(truth, voxel_size=10.0)
+
+
+def test_the_table_has_a_column_for_each_part_of_fourier_space(truth: torch.Tensor) -> None:
+    rows = summary_rows(evaluate_volume(truth, truth=truth, tilt_range=(-60, 60), voxel_size=10.0))
+    assert rows[0] == ("score", "overall", "inside wedge", "inside measured region")
+    assert {len(row) for row in rows} == {4}
+    assert ("correlation", "1.000", "1.000", "1.000") in rows
+
+
+def test_files_of_different_shape_are_refused_with_both(tmp_path: Path, files: tuple[Path, Path]) -> None:
+    other = tmp_path / "other.mrc"
+    write_volume(other, np.random.default_rng(0).random((24, 32, 30)), voxel_size=10.0)
+    with pytest.raises(InputError, match=r"shape \(24, 32, 40\) .* has \(24, 32, 30\)"):
+        evaluate_files(files[0], truth_path=other)
+
+
+def test_files_of_different_voxel_size_are_refused_with_both(
+    tmp_path: Path, files: tuple[Path, Path]
+) -> None:
+    other = tmp_path / "other.mrc"
+    write_volume(other, np.random.default_rng(0).random(SHAPE), voxel_size=12.5)
+    with pytest.raises(InputError, match=r"voxel size 10 Å .* has 12\.5 Å"):
+        evaluate_files(files[0], truth_path=other)
+    assert evaluate_files(files[0], truth_path=other, voxel_size=10.0)["voxel_size_angstrom"] == 10
+
+
+def test_a_tilt_range_that_does_not_increase_is_refused(files: tuple[Path, Path]) -> None:
+    with pytest.raises(InputError, match=r"--tilt-range needs .* got 60 -60"):
+        evaluate_files(files[0], truth_path=files[1], tilt_range=(60, -60))
+
+
+def test_evaluate_needs_only_a_truth_and_takes_the_tomogram_for_dark_protein(
+    run_cli: Callable, tmp_path: Path, files: tuple[Path, Path]
+) -> None:
+    out = tmp_path / "scores.json"
+    result = run_cli("evaluate", files[0], "--truth", files[1], "--json", out)
+    assert result.code == 0, result.err
+    scores = json.loads(out.read_text())
+    assert scores["volume_negated"] is True
+    assert scores["truth"]["correlation"] > 0.5
+    assert scores["truth"]["overall"]["fsc"][0] is None or abs(scores["truth"]["overall"]["fsc"][0]) <= 1
+    assert "scaled to [0, 1]" in scores["scaling"]["psnr_and_ssim"]
+    assert "correlation" in result.out
+
+
+@pytest.mark.parametrize(
+    ("options", "sign"),
+    [
+        ([], 1),
+        (["--protein", "bright"], -1),
+        (["--truth-protein", "dark"], -1),
+        (["--protein", "bright", "--truth-protein", "dark"], 1),
+    ],
+)
+def test_the_protein_options_decide_the_sign_of_the_correlation(
+    run_cli: Callable, tmp_path: Path, files: tuple[Path, Path], options: list[str], sign: int
+) -> None:
+    out = tmp_path / "scores.json"
+    assert run_cli("evaluate", files[0], "--truth", files[1], "--json", out, *options).code == 0
+    assert sign * json.loads(out.read_text())["truth"]["correlation"] > 0.5
+
+
+def test_evaluate_scores_parts_of_fourier_space_and_areas_together(
+    run_cli: Callable, tmp_path: Path, files: tuple[Path, Path]
+) -> None:
+    areas, out = tmp_path / "areas.toml", tmp_path / "scores.json"
+    areas.write_text(AREAS_TOML)
+    options = ["--truth", files[1], "--tilt-range", "-60", "60", "--areas", areas, "--json", out]
+    result = run_cli("evaluate", files[0], *options)
+    assert result.code == 0, result.err
+    scores = json.loads(out.read_text())
+    assert scores["truth"]["inside_measured_region"]["correlation"] > 0.9
+    assert abs(scores["truth"]["inside_wedge"]["correlation"]) < 0.3
+    assert scores["areas"]["mean"]["enl"] > 0
+    assert "inside wedge" in result.out
+    assert "ENL" in result.out
+
+
+def test_evaluate_needs_only_areas(run_cli: Callable, tmp_path: Path, files: tuple[Path, Path]) -> None:
+    areas, out = tmp_path / "areas.toml", tmp_path / "scores.json"
+    areas.write_text(AREAS_TOML)
+    assert run_cli("evaluate", files[0], "--areas", areas, "--json", out).code == 0
+    assert "truth" not in json.loads(out.read_text())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "nothing to evaluate against; give --truth"),
+        (["--areas-of", "empiar-10045"], "asks for z 50 to 60, but the volume has 24 voxels along z"),
+        (["--areas-of", "nobody"], "no areas of 'nobody'; there are empiar-10045"),
+        (["--truth", "missing.mrc"], "missing.mrc"),
+    ],
+)
+def test_what_cannot_be_evaluated_ends_in_one_line_and_code_two(
+    run_cli: Callable, tmp_path: Path, files: tuple[Path, Path], options: list[str], message: str
+) -> None:
+    out = tmp_path / "scores.json"
+    result = run_cli("evaluate", files[0], "--json", out, *options)
+    assert result.code == 2
+    assert message in result.err
+    assert len(result.err.strip().splitlines()) == 1
+    assert not list(tmp_path.glob("scores*"))

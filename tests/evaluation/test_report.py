@@ -1,0 +1,186 @@
+"""The HTML page and its command."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cryomend.evaluation.report import report_files, write_restoration_report
+from cryomend.io import InputError, write_volume
+
+VOID = {"img", "meta", "line"}
+
+
+class Page(HTMLParser):
+    """What the tests look at: the images, the text, the lines, and whether tags are closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.images: list[dict[str, str | None]] = []
+        self.lines: list[dict[str, str | None]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "img":
+            self.images.append(dict(attrs))
+        if tag == "line":
+            self.lines.append(dict(attrs))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.text += data
+
+
+def volumes(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    before = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    return before, before / 2
+
+
+def write(tmp_path: Path, shape: tuple[int, int, int] = (16, 30, 40), **options: object) -> str:
+    before, after = volumes(shape)
+    arguments = {"voxel_size": 10.0, "tilt_range": (-60.0, 50.0), "provenance": {"Device": "cpu"}, **options}
+    path = tmp_path / "report.html"
+    write_restoration_report(path, before=before, after=after, **arguments)  # type: ignore[arg-type]
+    return path.read_text(encoding="utf-8")
+
+
+def test_the_page_loads_nothing_and_closes_what_it_opens(tmp_path: Path) -> None:
+    text = write(tmp_path, average_along_y=True)
+    page = Page(text)
+    assert page.open == []
+    assert all((image["src"] or "").startswith("data:image/png;base64,") for image in page.images)
+    assert not re.search(r"(href|https?:|url\(|<script|@import)", text)
+
+
+def test_every_picture_has_a_text_for_those_who_cannot_see_it(tmp_path: Path) -> None:
+    alternatives = [image["alt"] for image in Page(write(tmp_path, average_along_y=True)).images]
+    assert all(alternatives)
+    for state in ("Before", "After"):
+        for what in ("x-y section", "x-z section", "y-z section", "averaged", "Fourier amplitude"):
+            assert any(state in alt and what in alt for alt in alternatives if alt)
+
+
+def test_the_wedge_is_drawn_along_the_extreme_tilts(tmp_path: Path) -> None:
+    lines = Page(write(tmp_path)).lines
+    tangents = set()
+    for line in lines:
+        x1, y1, x2, y2 = (float(line[k] or "nan") for k in ("x1", "y1", "x2", "y2"))
+        assert (x1 + x2) / 2 == pytest.approx(50, abs=0.01)  # through the origin of Fourier space
+        assert (y1 + y2) / 2 == pytest.approx(50, abs=0.01)
+        tangents.add(round((y1 - y2) / (x2 - x1), 2))  # rows of a picture count downwards
+    assert tangents == {-1.73, 1.19}
+
+
+def test_the_page_says_what_was_not_measured(tmp_path: Path) -> None:
+    text = " ".join(Page(write(tmp_path)).text.split())
+    assert "was inferred by the network" in text
+    assert "not measured" in text
+    assert "−60° to +50°: 39% of Fourier space" in text
+
+
+def test_without_a_tilt_range_no_wedge_is_drawn_and_the_page_says_so(tmp_path: Path) -> None:
+    page = Page(write(tmp_path, tilt_range=None))
+    assert not page.lines
+    assert "The tilt range was not given" in page.text
+
+
+def test_provenance_is_shown_in_order_and_escaped(tmp_path: Path) -> None:
+    text = write(tmp_path, provenance={"Model": "a<b>&c", "Time": "3 s"})
+    assert "a&lt;b&gt;&amp;c" in text
+    assert text.index("Model") < text.index("3 s")
+
+
+@pytest.mark.parametrize("shape", [(16, 16, 16), (16, 200, 20), (40, 17, 90)])
+def test_thin_and_odd_volumes_make_a_page(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    # three sections, the average, and the Fourier plane with its colours, each before and after
+    assert len(Page(write(tmp_path, shape, average_along_y=True)).images) == 12
+
+
+def test_the_page_of_a_wide_noisy_volume_stays_below_five_megabytes(tmp_path: Path) -> None:
+    # noise compresses worst; 1400 is binned to 467 pixels, about the sizes of a 512 x 512 volume
+    assert len(write(tmp_path, (16, 1400, 1400))) < 5e6
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"voxel_size": 0.0}, "voxel size must be positive"),
+        ({"tilt_range": (60.0, -60.0)}, "tilt_min < tilt_max"),
+    ],
+)
+def test_wrong_geometry_is_refused(tmp_path: Path, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        write(tmp_path, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_volumes_of_different_shape_are_refused(tmp_path: Path) -> None:
+    before, _ = volumes((16, 16, 16))
+    with pytest.raises(ValueError, match="shapes differ"):
+        write_restoration_report(
+            tmp_path / "r.html",
+            before=before,
+            after=before[:, :, 1:],
+            voxel_size=10.0,
+            tilt_range=None,
+            provenance={},
+        )
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    before, after = volumes((16, 30, 40))
+    paths = tmp_path / "restored.mrc", tmp_path / "raw.mrc"
+    write_volume(paths[0], after, voxel_size=10.0, label="restored by a test")
+    write_volume(paths[1], before, voxel_size=10.0)
+    return paths
+
+
+def test_report_needs_only_two_files_and_an_output(
+    run_cli: Callable, tmp_path: Path, files: tuple[Path, Path]
+) -> None:
+    out = tmp_path / "page.html"
+    result = run_cli("report", files[0], "--raw", files[1], "-o", out)
+    assert result.code == 0, result.err
+    assert "restored by a test" in out.read_text(encoding="utf-8")
+
+
+def test_report_draws_the_wedge_and_the_average_when_asked(
+    run_cli: Callable, tmp_path: Path, files: tuple[Path, Path]
+) -> None:
+    out = tmp_path / "page.html"
+    options = ["--tilt-range", "-60", "60", "--average-along-y", "-o", out]
+    assert run_cli("report", files[0], "--raw", files[1], *options).code == 0
+    page = Page(out.read_text(encoding="utf-8"))
+    assert page.lines
+    assert len(page.images) == 12
+
+
+def test_report_of_different_shapes_ends_in_one_line_and_code_two(
+    run_cli: Callable, tmp_path: Path, files: tuple[Path, Path]
+) -> None:
+    write_volume(files[1], np.random.default_rng(0).random((16, 30, 41)), voxel_size=10.0)
+    result = run_cli("report", files[0], "--raw", files[1], "-o", tmp_path / "page.html")
+    assert result.code == 2
+    assert "(16, 30, 40)" in result.err
+    assert "(16, 30, 41)" in result.err
+    assert len(result.err.strip().splitlines()) == 1
+    assert not list(tmp_path.glob("page*"))
+
+
+def test_report_refuses_a_tilt_range_before_reading_anything(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--tilt-range needs"):
+        report_files(tmp_path / "a.mrc", tmp_path / "b.mrc", tmp_path / "c.html", tilt_range=(10.0, 10.0))

@@ -1,0 +1,133 @@
+"""Fidelity scores against noises whose distance is known."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cryomend.io import InputError, write_volume
+from cryomend.noise import check_noise, compare_noise, cut_noise_patches, write_patches
+from cryomend.noise.fidelity import NoiseSet, classify, cut_stack
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def white(seed, count=60, side=32):
+    return torch.randn(count, side, side, generator=rng(seed))
+
+
+def correlated(seed, count=60, side=32):
+    """A two-pixel mean along x: power 2 cos²(pi kx) of white noise, unit variance."""
+    noise = white(seed, count, side + 1)[:, :side]
+    return (noise[:, :, 1:] + noise[:, :, :-1]) / math.sqrt(2)
+
+
+def noise_set(patches, std=1.0):
+    count = len(patches) // 2
+    return NoiseSet(patches, np.repeat([0, 1], count), np.array([std, std]))
+
+
+def test_a_set_has_no_distance_to_itself():
+    same = noise_set(white(0))
+    result = compare_noise(same, same, seconds=0)
+    assert result["spectrum_db_max"] == result["wasserstein"] == result["autocorrelation_max"] == 0
+    assert result["std_ratio"] == result["std_ratio_worst"] == 1
+    assert result["skewness"][0] == result["skewness"][1]
+
+
+def test_the_spectrum_distance_is_that_of_the_filter():
+    result = compare_noise(noise_set(white(0, 400)), noise_set(correlated(1, 400)), seconds=0)
+    frequency = np.array(result["spectrum"]["frequency"])
+    found = np.array(result["spectrum"]["sampled_db"]) - np.array(result["spectrum"]["real_db"])
+    angle = np.linspace(0, 2 * np.pi, 720, endpoint=False)
+    ring = (2 * np.cos(np.pi * frequency[:, None] * np.cos(angle)) ** 2).mean(axis=1)
+    np.testing.assert_allclose(
+        found, 10 * np.log10(ring), atol=0.45
+    )  # 400 patches: 0.2 dB in the smallest shell
+
+
+def test_autocorrelation_distance_of_a_two_pixel_mean_is_one_half():
+    result = compare_noise(noise_set(white(0)), noise_set(correlated(1)), seconds=0)
+    assert result["autocorrelation_max"] == pytest.approx(0.5, abs=0.02)
+
+
+def test_marginal_distance_and_moments_of_an_exponential_law_are_the_known_ones():
+    exponential = -torch.log1p(-torch.rand(200, 32, 32, generator=rng())) - 1
+    result = compare_noise(noise_set(white(1, 200)), noise_set(exponential), seconds=0)
+    assert result["skewness"][1] == pytest.approx(2, abs=0.1)
+    assert result["kurtosis"][1] == pytest.approx(6, abs=0.9)
+    assert result["skewness"][0] == pytest.approx(0, abs=0.03)
+    level = (np.arange(20000) + 0.5) / 20000
+    normal = torch.special.ndtri(torch.from_numpy(level)).numpy()
+    assert result["wasserstein"] == pytest.approx(np.abs(-np.log1p(-level) - 1 - normal).mean(), rel=0.03)
+
+
+def test_deviations_are_compared_over_all_and_for_the_worst_tilt():
+    real = NoiseSet(white(0), np.repeat([0, 1], 30), np.array([1.0, 2.0]))
+    sampled = NoiseSet(white(1), np.repeat([0, 1], 30), np.array([1.0, 1.0]))
+    result = compare_noise(real, sampled, seconds=0)
+    assert result["std_ratio"] == pytest.approx(math.sqrt(2 / 5))
+    assert result["std_ratio_worst"] == pytest.approx(0.5)
+
+
+def test_repetition_is_one_over_the_degrees_of_freedom_and_one_for_copies():
+    copies = white(5, 1).expand(60, 32, 32)
+    result = compare_noise(noise_set(white(0)), noise_set(copies.contiguous()), seconds=0)
+    assert result["repetition"][0] == pytest.approx(1 / (32 * 32 - 1), rel=0.1)
+    assert result["repetition"][1] == pytest.approx(1, rel=1e-4)
+
+
+def test_the_classifier_is_at_chance_for_one_law_and_sure_for_two():
+    # 512 test crops of each of 30 patches: chance scatters by a few per cent.
+    assert classify(white(0, 120), white(1, 120), steps=60) == pytest.approx(0.5, abs=0.08)
+    assert classify(white(0), correlated(1), steps=100) > 0.97
+
+
+def test_the_classifier_sees_the_marginal_law_too():
+    exponential = -torch.log1p(-torch.rand(60, 32, 32, generator=rng())) - 1
+    assert classify(white(0), exponential, steps=100) > 0.97
+
+
+def test_halves_are_disjoint_complete_and_of_every_tilt():
+    patches = torch.arange(7.0)[:, None, None] + white(0, 7) * 1e-3
+    first, second = NoiseSet(patches, np.array([0, 0, 0, 1, 1, 1, 2]), np.ones(3)).halves()
+    levels = sorted(torch.cat([first.patches, second.patches]).mean(dim=(1, 2)).round().tolist())
+    assert levels == [0, 1, 2, 3, 4, 5, 6]
+    assert min(len(first.patches), len(second.patches)) == 3
+
+
+def test_a_stack_is_cut_into_tiles_standardised_per_tilt():
+    stack = np.random.default_rng(0).standard_normal((2, 70, 100)).astype(np.float32) * [[[3.0]], [[5.0]]] + 9
+    noise = cut_stack(stack, 32, Path("a.mrc"))
+    assert noise.patches.shape == (2 * 2 * 3, 32, 32)
+    np.testing.assert_allclose(noise.std, [3, 5], rtol=0.05)
+    first = (stack[1, 32:64, 64:96] - stack[1].mean()) / stack[1].std()
+    np.testing.assert_allclose(noise.patches[11], first, atol=1e-5)
+
+
+def test_files_of_patches_and_stacks_are_compared_with_the_floor(tmp_path: Path):
+    stack = np.random.default_rng(0).standard_normal((3, 128, 128)).astype(np.float32)
+    write_patches(tmp_path / "real.h5", cut_noise_patches(stack, patch=32)[0])
+    write_volume(tmp_path / "fake.mrc", 2 * stack[:, ::-1], voxel_size=1.0, stack=True)
+    result = check_noise(tmp_path / "real.h5", [tmp_path / "fake.mrc"], seconds=1)
+    (row,) = result["sampled"].values()
+    assert row["std_ratio"] == pytest.approx(2, rel=0.03)
+    assert row["spectrum_db_mean"] < 0.5
+    assert result["floor"]["std_ratio"] == pytest.approx(1, rel=0.05)
+    assert result["patch"] == 32
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="patches of 32 and 16 pixels cannot be compared"):
+        compare_noise(noise_set(white(0)), noise_set(white(0, side=16)), seconds=0)
+    with pytest.raises(InputError, match="images of 20 x 40 are smaller than the 32 x 32 patches"):
+        cut_stack(np.zeros((1, 20, 40)), 32, Path("a.mrc"))
+    with pytest.raises(InputError, match="tilt 1 is constant"):
+        cut_stack(np.stack([white(0, 1, 40)[0].numpy(), np.ones((40, 40))]), 32, Path("a.mrc"))
+    write_volume(tmp_path / "small.mrc", white(0, 1, 40).numpy(), voxel_size=1.0, stack=True)
+    with pytest.raises(InputError, match="4 patches are too few to halve"):
+        check_noise(tmp_path / "small.mrc", [tmp_path / "small.mrc"])

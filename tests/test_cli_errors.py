@@ -1,0 +1,274 @@
+"""Bad input at the command line: one line on stderr, exit code 2, nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cryomend.io import InputError
+
+BAD_VOLUMES = {
+    "missing": "does not exist",
+    "not mrc": "not an MRC file",
+    "short": "not an MRC file",
+    "gzip": "unpack it first",
+    "complex": "MRC mode 4",
+    "rgb": "MRC mode 16",
+    "damaged header": "damaged MRC header",
+    "volume stack": "holds 2 volumes",
+    "small": "at least 16 are needed",
+    "constant": "is constant",
+    "no voxel size": "pass --voxel-size",
+    "anisotropic": "different voxel sizes",
+    "truncated": "is truncated",
+    "nan": "the first at (Z, Y, X) = (3, 4, 5)",
+}
+
+
+@pytest.fixture
+def refused(run_cli, tmp_path):
+    """Run a command that must fail, and check how it fails."""
+
+    def run(*arguments: object, says: str) -> None:
+        before = set(tmp_path.rglob("*"))
+        result = run_cli(*arguments)
+        assert result.code == 2
+        assert result.out == ""
+        assert result.err.startswith("cryomend: ") and result.err.count("\n") == 1
+        assert says in result.err
+        assert set(tmp_path.rglob("*")) == before  # no output, no .partial
+
+    return run
+
+
+@pytest.mark.parametrize("kind", BAD_VOLUMES)
+def test_bad_tomogram_is_refused_in_one_line(refused, damaged, tmp_path, tiny_model, kind):
+    path = damaged(kind)
+    refused("restore", path, "-o", tmp_path / "out.mrc", "--model", tiny_model, says=BAD_VOLUMES[kind])
+    if kind != "missing":
+        refused("restore", path, "-o", tmp_path / "out.mrc", "--model", tiny_model, says=str(path))
+
+
+def test_one_bad_tomogram_stops_a_batch_before_any_work(
+    refused, damaged, tomogram_file, tmp_path, tiny_model
+):
+    inputs = tomogram_file, damaged("nan")
+    refused("restore", *inputs, "-o", tmp_path / "out", "--model", tiny_model, says="bad.mrc has 3 voxels")
+
+
+def test_voxel_size_on_the_command_line_mends_a_header_without_one(run_cli, damaged, tmp_path, tiny_model):
+    arguments = damaged("no voxel size"), "-o", tmp_path / "out.mrc", "--model", tiny_model
+    assert run_cli("restore", *arguments, "--voxel-size", 11).code == 0
+    assert "11 Å" in run_cli("info", tmp_path / "out.mrc").out
+
+
+BAD_OPTIONS = {
+    ("--voxel-size", "-3"): "--voxel-size must be a positive number",
+    ("--voxel-size", "nan"): "--voxel-size must be a positive number",
+    ("--protein", "grey"): "--protein must be dark or bright",
+    ("--device", "tpu"): "unknown device 'tpu'",
+    ("--model", "unheard-of"): "unknown model 'unheard-of'",
+    ("--model", "absent/model.safetensors"): "does not exist",
+    ("--tilt-range", "-100", "60"): "--tilt-range needs -90 <= MIN < MAX <= 90 degrees, got -100 60",
+    ("--tilt-range", "60", "-60"): "--tilt-range needs",
+    ("--tilt-range", "nan", "60"): "--tilt-range needs",
+    ("--tilt-angles", "absent.tlt"): "absent.tlt does not exist",
+    ("--tilt-range", "-60", "60", "--tilt-angles", "a.tlt"): "--tilt-range or --tilt-angles, not both",
+    ("--batch-report", "absent/report.json"): "absent is not a directory",
+    ("--report", "absent/report.html"): "absent is not a directory",
+}
+
+
+@pytest.mark.parametrize("options", BAD_OPTIONS, ids=" ".join)
+def test_bad_option_is_refused_in_one_line(refused, tomogram_file, tmp_path, tiny_model, options):
+    model = () if "--model" in options else ("--model", tiny_model)
+    arguments = tomogram_file, "-o", tmp_path / "out.mrc", *model, *options
+    refused("restore", *arguments, says=BAD_OPTIONS[options])
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_absent_device_is_refused(refused, tomogram_file, tmp_path, tiny_model, monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    arguments = tomogram_file, "-o", tmp_path / "out.mrc", "--model", tiny_model
+    refused("restore", *arguments, "--device", device, says=f"no {device} device")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("95\n", "outside ±90"),
+        ("x\n", "line 1 is not a tilt angle"),
+        ("", "no tilt angles"),
+        ("3\n", "one tilt angle only"),
+    ],
+)
+@pytest.mark.parametrize("beside", [True, False])
+def test_bad_tilt_angles_are_refused_whether_given_or_found(
+    refused, tomogram_file, tmp_path, tiny_model, text, says, beside
+):
+    listed = tomogram_file.with_suffix(".tlt") if beside else tmp_path / "other.tlt"
+    listed.write_text(text)
+    option = () if beside else ("--tilt-angles", listed)
+    refused("restore", tomogram_file, "-o", tmp_path / "o.mrc", "--model", tiny_model, *option, says=says)
+
+
+def test_model_file_that_is_not_one_is_refused(refused, tomogram_file, tmp_path):
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "model.pt")
+    arguments = tomogram_file, "-o", tmp_path / "out.mrc"
+    refused("restore", *arguments, "--model", tmp_path / "model.pt", says="not a safetensors file")
+    refused("restore", *arguments, "--model", tomogram_file, says="not a safetensors file")
+
+
+@pytest.mark.parametrize(
+    "output", ["absent/out.mrc", "absent/deeper/", "tomogram.mrc/out.mrc", "/proc/out.mrc"]
+)
+def test_output_that_cannot_be_written_is_refused(refused, tomogram_file, tmp_path, tiny_model, output):
+    output = output if output.startswith("/") else f"{tmp_path}/{output}"
+    refused("restore", tomogram_file, "-o", output, "--model", tiny_model, says="cannot")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_directory_without_permission_is_refused(refused, tomogram_file, tmp_path, tiny_model):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    refused(
+        "restore", tomogram_file, "-o", closed / "out.mrc", "--model", tiny_model, says="permission denied"
+    )
+
+
+def test_output_never_replaces_an_input(refused, tomogram_file, tiny_model):
+    refused(
+        "restore", tomogram_file, "-o", tomogram_file, "--model", tiny_model, says="would overwrite the input"
+    )
+
+
+def test_two_inputs_of_one_name_are_refused(refused, tomogram_file, tmp_path, tiny_model):
+    (tmp_path / "other").mkdir()
+    twin = tmp_path / "other" / tomogram_file.name
+    twin.write_bytes(tomogram_file.read_bytes())
+    says = f"would overwrite the result of {tomogram_file}"
+    refused("restore", tomogram_file, twin, "-o", tmp_path / "out", "--model", tiny_model, says=says)
+
+
+@pytest.mark.parametrize("output", ["out.mrc", "tomogram.mrc"])
+def test_several_inputs_need_a_directory(refused, tomogram_file, tmp_path, tiny_model, output):
+    other = tmp_path / "second.mrc"
+    other.write_bytes(tomogram_file.read_bytes())
+    arguments = tomogram_file, other, "-o", tmp_path / output, "--model", tiny_model
+    refused("restore", *arguments, says="need a directory, got -o")
+
+
+def test_directory_without_tomograms_is_refused(refused, tmp_path, tiny_model):
+    (tmp_path / "empty").mkdir()
+    refused(
+        "restore", tmp_path / "empty", "-o", tmp_path / "out", "--model", tiny_model, says="holds no .mrc"
+    )
+
+
+def test_picture_report_of_several_inputs_is_refused(refused, tomogram_file, tmp_path, tiny_model):
+    other = tmp_path / "second.mrc"
+    other.write_bytes(tomogram_file.read_bytes())
+    arguments = tomogram_file, other, "-o", tmp_path / "out", "--model", tiny_model
+    refused("restore", *arguments, "--report", tmp_path / "r.html", says="--report shows one tomogram")
+
+
+@pytest.mark.parametrize("kind", ["missing", "not mrc", "truncated", "complex"])
+def test_info_refuses_what_it_cannot_understand(refused, damaged, kind):
+    refused("info", damaged(kind), says=BAD_VOLUMES[kind])
+
+
+@pytest.mark.parametrize("kind", ["nan", "constant", "small", "no voxel size", "anisotropic"])
+def test_info_describes_what_only_restoration_refuses(run_cli, damaged, kind):
+    result = run_cli("info", damaged(kind))
+    assert result.code == 0 and result.err == ""
+    assert "grey levels" in result.out
+
+
+def test_info_refuses_a_file_of_weights_that_is_no_model(refused, tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(b"no weights")
+    refused("info", tmp_path / "a.safetensors", says="not a safetensors file")
+
+
+def test_failure_while_working_on_the_only_file_is_one_more_line(
+    run_cli, tomogram_file, tmp_path, tiny_model, monkeypatch
+):
+    def exhaust(*_args, **_kwargs):
+        raise torch.OutOfMemoryError("tried to allocate\nmuch")
+
+    monkeypatch.setattr("cryomend.restoration.batch.restore_tomogram", exhaust)
+    out = tmp_path / "out.mrc"
+    result = run_cli("restore", tomogram_file, "-o", out, "--model", tiny_model, "--device", "cpu")
+    assert result.code == 2
+    assert (
+        result.err.splitlines()[-1] == "cryomend: out of memory on cpu; free some, or pass another --device"
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"tomogram.mrc"}
+
+
+# ---- the frame
+
+
+def test_debug_variable_shows_the_traceback(run_cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("CRYOMEND_DEBUG", "1")
+    with pytest.raises(InputError, match="does not exist"):
+        from cryomend.cli import main
+
+        monkeypatch.setattr("sys.argv", ["cryomend", "info", str(tmp_path / "absent.mrc")])
+        main()
+
+
+def test_interrupt_leaves_with_130(run_cli, tomogram_file, tmp_path, tiny_model, monkeypatch):
+    def interrupt(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cryomend.restoration.batch.restore_tomogram", interrupt)
+    result = run_cli("restore", tomogram_file, "-o", tmp_path / "out.mrc", "--model", tiny_model)
+    assert result.code == 130
+    assert {path.name for path in tmp_path.iterdir()} == {"tomogram.mrc"}
+
+
+def test_wrong_configuration_is_one_line_with_the_dotted_path(run_cli, monkeypatch, tmp_path):
+    from pydantic import BaseModel, ConfigDict
+
+    class Inner(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+        steps: int = 1
+
+    class Outer(BaseModel):
+        training: Inner
+
+    def misread(_path):
+        Outer.model_validate({"training": {"steps": "many", "stepz": 2}})
+
+    monkeypatch.setattr("cryomend.io.describe_file", misread)
+    result = run_cli("info", tmp_path / "a.mrc")
+    assert result.code == 2 and result.err.count("\n") == 1
+    assert "training.steps: " in result.err and "training.stepz: " in result.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("restore",), ("restore", "a.mrc"), ("restore", "a.mrc", "-o", "b", "--depth", "3"), ("repair",)],
+)
+def test_wrong_usage_leaves_with_2_and_no_boxes(run_cli, arguments):
+    result = run_cli(*arguments)
+    assert result.code == 2
+    assert "Error: " in result.err
+    assert not set("╭╮╰╯│─") & set(result.err)
+
+
+def test_installed_program_behaves_like_the_function(tmp_path):
+    program = Path(sys.executable).with_name("cryomend")
+    if not program.exists():
+        pytest.skip("cryomend is not installed as a program here")
+    done = subprocess.run(
+        [program, "info", tmp_path / "absent.mrc"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"cryomend: {tmp_path / 'absent.mrc'} does not exist; check the name\n"
