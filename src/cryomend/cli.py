@@ -56,7 +56,9 @@ def specimen(
 
     share = None if occupancy is None else (occupancy, occupancy)
     settings = load_config(SpecimenConfig, config, shape=shape, voxel_size=voxel_size, occupancy=share)
-    typer.echo(make_specimen(settings, output, seed, structures or [], membrane_structures or [], device), err=True)
+    typer.echo(
+        make_specimen(settings, output, seed, structures or [], membrane_structures or [], device), err=True
+    )
 
 
 @app.command()
@@ -64,9 +66,13 @@ def acquire(
     density: Annotated[Path, typer.Argument(help="potential in V, protein positive (MRC)")],
     output: OutputFolder,
     tilt_angles: Annotated[Path | None, typer.Option(help="list of angles (.tlt)")] = None,
-    tilt_range: Annotated[tuple[float, float, float] | None, typer.Option(help="MIN MAX STEP, degrees")] = None,
+    tilt_range: Annotated[
+        tuple[float, float, float] | None, typer.Option(help="MIN MAX STEP, degrees")
+    ] = None,
     config: ConfigFile = None,
-    snr: Annotated[float | None, typer.Option(help="signal over noise power instead of counting noise")] = None,
+    snr: Annotated[
+        float | None, typer.Option(help="signal over noise power instead of counting noise")
+    ] = None,
     fluence: Annotated[float | None, typer.Option(help="e⁻/Å² over the whole series")] = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -79,7 +85,9 @@ def acquire(
     dose = None if fluence is None else (fluence, fluence)
     settings = load_config(AcquisitionConfig, config, snr=snr, fluence=dose)
     angles = choose_angles(tilt_angles, tilt_range)
-    stack = acquire_file(density, output, config=settings, tilt_angles=angles, seed=seed, device=choose_device(device))
+    stack = acquire_file(
+        density, output, config=settings, tilt_angles=angles, seed=seed, device=choose_device(device)
+    )
     typer.echo(f"wrote {stack}", err=True)
 
 
@@ -210,29 +218,23 @@ def noise_fit(
     patches: Annotated[Path, typer.Argument(help="from `cryomend noise extract`")],
     output: Annotated[Path, typer.Option("-o", "--output", help="model (safetensors)")],
     model: Annotated[str, typer.Option(help="wgan, spectral or gaussian")] = "wgan",
-    max_minutes: Annotated[float | None, typer.Option(min=0, help="wall-clock limit of the training")] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="wall-clock limit of the training")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on from OUTPUT.checkpoint")] = False,
-    config: Annotated[Path | None, typer.Option(help="YAML of the learned model's options")] = None,
-    seed: Annotated[int, typer.Option(help="random seed")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
+    config: ConfigFile = None,
+    seed: Seed = 0,
+    device: Device = "auto",
 ) -> None:
     """Fit a noise model to patches."""
     from cryomend.config import NoiseConfig, load_config
     from cryomend.noise import fit_noise_file
+    from cryomend.restoration.predict import choose_device
 
     settings = load_config(NoiseConfig, config)
     with _noise_progress() as advance:
         fit_noise_file(
-            patches,
-            output,
-            kind=model,
-            config=settings,
-            seed=seed,
-            device=device,
-            max_minutes=max_minutes,
-            resume=resume,
-            on_progress=advance,
-        )
+            patches, output, kind=model, config=settings, seed=seed, device=choose_device(device),
+            max_minutes=max_minutes, resume=resume, on_progress=advance,
+        )  # fmt: skip
 
 
 @contextmanager
@@ -261,7 +263,7 @@ def noise_sample(
     tilt_angles: Annotated[Path, typer.Option(help="angle file (.tlt)")],
     size: Annotated[tuple[int, int], typer.Option(help="NY NX in pixels")],
     output: Annotated[Path, typer.Option("-o", "--output", help="noise tilts (MRC)")],
-    seed: Annotated[int, typer.Option(help="random seed")] = 0,
+    seed: Seed = 0,
     raw: Annotated[bool, typer.Option("--raw", help="leave out the calibration of a learned model")] = False,
 ) -> None:
     """Make noise tilts of any size."""

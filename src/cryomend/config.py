@@ -11,7 +11,15 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-__all__ = ["AcquisitionConfig", "NoiseConfig", "SimulationConfig", "SpecimenConfig", "StageConfig", "TrainingConfig", "load_config"]
+__all__ = [
+    "AcquisitionConfig",
+    "NoiseConfig",
+    "SimulationConfig",
+    "SpecimenConfig",
+    "StageConfig",
+    "TrainingConfig",
+    "load_config",
+]
 
 
 def _ordered(value: tuple[float, float]) -> tuple[float, float]:
@@ -38,7 +46,9 @@ class SpecimenConfig(StageConfig):
     occupancy: Range = Field((0.05, 0.22), description="share of the slab taken by macromolecules")
     species: tuple[int, int] = Field((3, 12), description="number of macromolecule species")
     mass_kda: Range = Field((60.0, 4000.0), description="mass of procedural macromolecules")
-    file_share: float = Field(0.5, ge=0, le=1, description="chance that a species is taken from the given structure files")
+    file_share: float = Field(
+        0.5, ge=0, le=1, description="chance that a species is taken from the given structure files"
+    )
     vesicles: tuple[int, int] = Field((0, 0), description="number of closed membranes")
     vesicle_radius: Range = Field((150.0, 450.0), description="mean radius, Å")
     vesicle_axis_ratio: Range = Field((1.0, 1.0), description="longest over shortest axis; 1 is a sphere")
@@ -62,7 +72,9 @@ class AcquisitionConfig(StageConfig):
     amplitude_contrast: Range = Field((0.07, 0.1), description="0 to 1")
     defocus_um: Range = Field((2.0, 6.0), description="positive = underfocus, µm")
     fluence: Range = Field((60.0, 130.0), description="e⁻/Å² over the whole series")
-    snr: float | None = Field(None, gt=0, description="signal over noise power per tilt; replaces counting noise when given")
+    snr: float | None = Field(
+        None, gt=0, description="signal over noise power per tilt; replaces counting noise when given"
+    )
     mean_free_path: Range = Field((2500.0, 4000.0), description="of what removes electrons from the image, Å")
     mtf_nyquist: Range = Field((0.4, 0.9), description="detector MTF at Nyquist")
     misalignment: Range = Field((0.0, 4.0), description="standard deviation of residual shifts, Å")
@@ -74,12 +86,21 @@ class AcquisitionConfig(StageConfig):
 class SimulationConfig(StageConfig):
     """Training pairs: kinds of specimens with their shares, one microscope."""
 
-    specimens: dict[str, SpecimenConfig] = Field(default_factory=dict, description="named kinds; one is drawn per pair")
+    specimens: dict[str, SpecimenConfig] = Field(
+        default_factory=dict, description="named kinds; one is drawn per pair"
+    )
     acquisition: AcquisitionConfig = Field(default_factory=AcquisitionConfig)
     voxel_size: Range | None = Field(None, description="drawn per pair, Å; each kind's own if not given")
-    solvent_variation: Range = Field((0.0, 0.0), description="standard deviation of what fills the ice unresolved, V per voxel; recorded, not in the target")
-    noise_share: float = Field(0.5, ge=0, le=1, description="share of learned in all noise, when a noise model is given")
-    structures: tuple[str, ...] | None = Field(None, description="names of the structure files to use; all that are given if None")
+    solvent_variation: Range = Field(
+        (0.0, 0.0),
+        description="standard deviation of what fills the ice unresolved, V per voxel; recorded, not in the target",
+    )
+    noise_share: float = Field(
+        0.5, ge=0, le=1, description="share of learned in all noise, when a noise model is given"
+    )
+    structures: tuple[str, ...] | None = Field(
+        None, description="names of the structure files to use; all that are given if None"
+    )
 
 
 class TrainingConfig(StageConfig):
@@ -95,16 +116,27 @@ class TrainingConfig(StageConfig):
     gradient_clip: float = Field(0.3, gt=0, description="largest gradient norm")
     ema_decay: float = Field(0.999, ge=0, lt=1, description="of the moving average of the weights")
     lambda_recon: float = Field(0.1, ge=0, description="weight of the wedge-filling task")
-    recon_share: float = Field(1.0, gt=0, le=1, description="share of steps that evaluate that task, weighted up to the same expectation")
-    rotation_share: float = Field(1.0, ge=0, le=1, description="share of crops in a random rotation; the rest keep the true pose")
-    spectrum_jitter: float = Field(0.0, ge=0, description="spread of a random radial gain on the input, nepers")
+    recon_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of steps that evaluate that task, weighted up to the same expectation",
+    )
+    rotation_share: float = Field(
+        1.0, ge=0, le=1, description="share of crops in a random rotation; the rest keep the true pose"
+    )
+    spectrum_jitter: float = Field(
+        0.0, ge=0, description="spread of a random radial gain on the input, nepers"
+    )
     validation_share: float = Field(0.1, ge=0, lt=1, description="share of the pairs kept for validation")
 
 
 class NoiseConfig(StageConfig):
     """How the learned noise model is trained; the numbers of the WGAN-GP are the published ones."""
 
-    width: int | None = Field(None, ge=1, description="narrowest channel count; None: 64 on an accelerator, 16 on a CPU")
+    width: int | None = Field(
+        None, ge=1, description="narrowest channel count; None: 64 on an accelerator, 16 on a CPU"
+    )
     latent: int = Field(100, ge=1, description="length of the latent vector")
     steps: int = Field(20_000, ge=1, description="generator steps")
     critic_steps: int = Field(5, ge=1, description="critic steps per generator step")

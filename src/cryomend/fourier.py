@@ -66,7 +66,9 @@ def gaussian_lowpass(array: Tensor, sigma: float, *, ndim: int = 3) -> Tensor:
     return filter_fourier(array, torch.exp(-2 * (math.pi * sigma * k) ** 2))
 
 
-def shell_index(shape: Sequence[int], *, half: bool = False, device: torch.device | str | None = None) -> Tensor:
+def shell_index(
+    shape: Sequence[int], *, half: bool = False, device: torch.device | str | None = None
+) -> Tensor:
     """Number of the Fourier shell of every voxel; shells are one Fourier voxel of the smallest axis wide.
 
     Returns

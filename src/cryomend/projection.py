@@ -22,7 +22,9 @@ from torch import Tensor
 __all__ = ["backproject", "project_density", "ray_matrix"]
 
 
-def ray_matrix(depth: int, width: int, tilt_angles: NDArray[Any], *, detector_width: int | None = None) -> csr_matrix:
+def ray_matrix(
+    depth: int, width: int, tilt_angles: NDArray[Any], *, detector_width: int | None = None
+) -> csr_matrix:
     """Matrix of line integrals through a (z, x) plane, in voxels.
 
     Parameters
@@ -46,7 +48,9 @@ def ray_matrix(depth: int, width: int, tilt_angles: NDArray[Any], *, detector_wi
     """
     detector_width = detector_width or width
     if np.any(np.abs(tilt_angles) > 90):
-        raise ValueError(f"tilt angles must lie within ±90 degrees, got {float(np.max(np.abs(tilt_angles))):g}")
+        raise ValueError(
+            f"tilt angles must lie within ±90 degrees, got {float(np.max(np.abs(tilt_angles))):g}"
+        )
     rays = np.arange(detector_width) - detector_width // 2
     rows, columns, weights = [], [], []
     for i, angle in enumerate(np.radians(np.asarray(tilt_angles, dtype=np.float64))):

@@ -132,7 +132,7 @@ def test_fit_refuses_in_one_line(run_cli, stack, patches, tmp_path: Path):
     )
     assert_refused(run_cli("noise", "fit", patches, "--resume", "-o", out), "start without --resume", out)
     assert_refused(run_cli("noise", "fit", patches, "--max-minutes", 0, "-o", out), "must be positive", out)
-    assert_refused(run_cli("noise", "fit", patches, "--device", "tpu", "-o", out), "not available here", out)
+    assert_refused(run_cli("noise", "fit", patches, "--device", "tpu", "-o", out), "unknown device", out)
     few = tmp_path / "few.h5"
     assert run_cli("noise", "extract", stack, "--patch", 64, "-o", few).code == 0
     assert_refused(run_cli("noise", "fit", few, "-o", out), "too few for a learned model", out)

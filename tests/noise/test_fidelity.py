@@ -28,7 +28,7 @@ def correlated(seed, count=60, side=32):
 
 def noise_set(patches, std=1.0):
     count = len(patches) // 2
-    return NoiseSet(patches, np.repeat([0, 1], count), np.array([std, std]))
+    return NoiseSet(patches, np.repeat([0, 1], count), np.array([std, std]), np.arange(2))
 
 
 def test_a_set_has_no_distance_to_itself():
@@ -67,11 +67,13 @@ def test_marginal_distance_and_moments_of_an_exponential_law_are_the_known_ones(
 
 
 def test_deviations_are_compared_over_all_and_for_the_worst_tilt():
-    real = NoiseSet(white(0), np.repeat([0, 1], 30), np.array([1.0, 2.0]))
-    sampled = NoiseSet(white(1), np.repeat([0, 1], 30), np.array([1.0, 1.0]))
+    real = NoiseSet(white(0), np.repeat([0, 1], 30), np.array([1.0, 2.0]), np.array([0, 1]))
+    sampled = NoiseSet(white(1), np.repeat([0, 1], 30), np.array([1.0, 1.0]), np.array([0, 1]))
     result = compare_noise(real, sampled, seconds=0)
     assert result["std_ratio"] == pytest.approx(math.sqrt(2 / 5))
     assert result["std_ratio_worst"] == pytest.approx(0.5)
+    sampled.label = np.array([0, 7])  # tilt 1 has no partner now
+    assert compare_noise(real, sampled, seconds=0)["std_ratio_worst"] == pytest.approx(1.0)
 
 
 def test_repetition_is_one_over_the_degrees_of_freedom_and_one_for_copies():
@@ -94,7 +96,7 @@ def test_the_classifier_sees_the_marginal_law_too():
 
 def test_halves_are_disjoint_complete_and_of_every_tilt():
     patches = torch.arange(7.0)[:, None, None] + white(0, 7) * 1e-3
-    first, second = NoiseSet(patches, np.array([0, 0, 0, 1, 1, 1, 2]), np.ones(3)).halves()
+    first, second = NoiseSet(patches, np.array([0, 0, 0, 1, 1, 1, 2]), np.ones(3), np.arange(3)).halves()
     levels = sorted(torch.cat([first.patches, second.patches]).mean(dim=(1, 2)).round().tolist())
     assert levels == [0, 1, 2, 3, 4, 5, 6]
     assert min(len(first.patches), len(second.patches)) == 3
@@ -105,8 +107,8 @@ def test_a_stack_is_cut_into_tiles_standardised_per_tilt():
     noise = cut_stack(stack, 32, Path("a.mrc"))
     assert noise.patches.shape == (2 * 2 * 3, 32, 32)
     np.testing.assert_allclose(noise.std, [3, 5], rtol=0.05)
-    first = (stack[1, 32:64, 64:96] - stack[1].mean()) / stack[1].std()
-    np.testing.assert_allclose(noise.patches[11], first, atol=1e-5)
+    last = stack[1, 32:64, 64:96]
+    np.testing.assert_allclose(noise.patches[11], (last - last.mean()) / noise.std[1], atol=1e-5)
 
 
 def test_files_of_patches_and_stacks_are_compared_with_the_floor(tmp_path: Path):

@@ -20,7 +20,7 @@ from cryomend.noise import (
     save_noise_model,
 )
 from cryomend.noise.fidelity import cut_stack
-from cryomend.noise.fit import pick_device, tabulate_std
+from cryomend.noise.fit import tabulate_std
 
 ANGLES = np.linspace(-60, 60, 7)
 TINY = NoiseConfig(width=2, latent=8, steps=2, critic_steps=1, batch=8)
@@ -141,9 +141,3 @@ def test_files_that_are_no_models_are_refused(tmp_path: Path, patches):
     save_noise_model(tmp_path / "broken", broken)
     with pytest.raises(InputError, match="damaged noise model"):
         load_noise_model(tmp_path / "broken")
-
-
-def test_an_absent_device_is_refused_by_name():
-    assert pick_device("cpu") == torch.device("cpu")
-    with pytest.raises(InputError, match="--device tpu is not available here; use one of cpu"):
-        pick_device("tpu")

@@ -37,7 +37,7 @@ def test_penalty_is_taken_per_sample_before_the_mean():
         def forward(self, patches):
             return 0.5 * patches.square().sum(dim=(1, 2))  # the slope at x is x itself
 
-    # real = fake, so slopes are taken at the samples; norms 1 and 3 give (0 + 4) / 2, a pooled norm would not.
+    # real = fake, so slopes are taken at the samples; norms 1 and 3 give (0 + 4) / 2, pooled they would not.
     samples = torch.zeros(2, 4, 4)
     samples[0, 0, 0], samples[1, 0, 0] = 1.0, 3.0
     found = gradient_penalty(Quadratic(), samples, samples, weight=1.0, generator=rng())

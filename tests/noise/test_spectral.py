@@ -31,6 +31,14 @@ def test_white_noise_has_power_one_at_every_frequency():
     assert power.mean().item() == pytest.approx(9, rel=0.01)
 
 
+def test_the_mean_of_a_patch_does_not_reach_its_spectrum():
+    patches = torch.randn(50, 32, 32, generator=rng())
+    offsets = 100 * torch.randn(50, 1, 1, generator=rng(1))
+    torch.testing.assert_close(
+        estimate_power_spectrum(patches + offsets), estimate_power_spectrum(patches), rtol=1e-3, atol=1e-3
+    )
+
+
 def test_sampled_fields_have_the_wanted_spectrum_and_unit_variance():
     wanted = falling_power(64)
     field = sample_gaussian_field(wanted, 800, rng())

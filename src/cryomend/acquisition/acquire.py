@@ -54,7 +54,8 @@ class Exposure:
 def draw_tilt_angles(config: AcquisitionConfig, rng: np.random.Generator) -> NDArray[np.float64]:
     """Draw a regular tilt scheme from the ranges of a configuration, rounded to half degrees."""
     low, high, step = (
-        round(2 * float(rng.uniform(*bounds))) / 2 for bounds in (config.tilt_min, config.tilt_max, config.tilt_step)
+        round(2 * float(rng.uniform(*bounds))) / 2
+        for bounds in (config.tilt_min, config.tilt_max, config.tilt_step)
     )
     return tilt_angles_from_range(low, high, max(step, 0.5))
 
@@ -146,7 +147,10 @@ def acquire_tilt_series(
         transfer = shared.to(torch.complex64)
         if exposure.damage:
             transfer = transfer * radiation_damage(
-                shape, pixel_size=pixel_size, accumulated_fluence=per_tilt * (float(when[i]) + 0.5), device=device
+                shape,
+                pixel_size=pixel_size,
+                accumulated_fluence=per_tilt * (float(when[i]) + 0.5),
+                device=device,
             )
         if exposure.misalignment:
             shift = exposure.misalignment / pixel_size * torch.randn(2, generator=generator, device=device)

@@ -12,7 +12,13 @@ from torch import Tensor
 
 from cryomend.fourier import radial_frequency
 
-__all__ = ["count_electrons", "detector_mtf", "dose_symmetric_order", "radiation_damage", "thickness_transmission"]
+__all__ = [
+    "count_electrons",
+    "detector_mtf",
+    "dose_symmetric_order",
+    "radiation_damage",
+    "thickness_transmission",
+]
 
 
 def dose_symmetric_order(tilt_angles: NDArray[Any]) -> NDArray[np.int64]:
@@ -31,7 +37,11 @@ def dose_symmetric_order(tilt_angles: NDArray[Any]) -> NDArray[np.int64]:
 
 
 def radiation_damage(
-    shape: tuple[int, int], *, pixel_size: float, accumulated_fluence: float, device: torch.device | str | None = None
+    shape: tuple[int, int],
+    *,
+    pixel_size: float,
+    accumulated_fluence: float,
+    device: torch.device | str | None = None,
 ) -> Tensor:
     """Amplitude left of each spatial frequency after a fluence at 300 kV.
 
@@ -48,7 +58,9 @@ def radiation_damage(
     return torch.exp(-accumulated_fluence / (2 * critical))
 
 
-def thickness_transmission(tilt_angles: NDArray[Any], *, thickness: float, mean_free_path: float) -> NDArray[np.float64]:
+def thickness_transmission(
+    tilt_angles: NDArray[Any], *, thickness: float, mean_free_path: float
+) -> NDArray[np.float64]:
     """Share of the electrons that still reach the image through a tilted slab, ``exp(-t / (Λ cos θ))``.
 
     ``thickness`` and ``mean_free_path`` in Å; the path is capped at ten times the thickness.
@@ -58,7 +70,9 @@ def thickness_transmission(tilt_angles: NDArray[Any], *, thickness: float, mean_
     return transmission
 
 
-def detector_mtf(shape: tuple[int, int], *, at_nyquist: float, device: torch.device | str | None = None) -> Tensor:
+def detector_mtf(
+    shape: tuple[int, int], *, at_nyquist: float, device: torch.device | str | None = None
+) -> Tensor:
     """Modulation transfer of a detector, a Gaussian in frequency with a given value at Nyquist.
 
     Returns

@@ -17,7 +17,9 @@ from cryomend.io import InputError, read_tilt_angles, read_volume, write_json, w
 __all__ = ["acquire_file", "choose_angles"]
 
 
-def choose_angles(path: Path | None, tilt_range: tuple[float, float, float] | None) -> NDArray[np.float64] | None:
+def choose_angles(
+    path: Path | None, tilt_range: tuple[float, float, float] | None
+) -> NDArray[np.float64] | None:
     """Angles from a list or from (min, max, step) in degrees; None if neither is given.
 
     Raises
@@ -73,7 +75,9 @@ def acquire_file(
     volume = read_volume(density_path)
     rng = np.random.default_rng(seed)
     generator = torch.Generator(device=device).manual_seed(seed)
-    angles = draw_tilt_angles(config, rng) if tilt_angles is None else np.asarray(tilt_angles, dtype=np.float64)
+    angles = (
+        draw_tilt_angles(config, rng) if tilt_angles is None else np.asarray(tilt_angles, dtype=np.float64)
+    )
     exposure = draw_exposure(config, rng, thickness=volume.data.shape[0] * volume.voxel_size)
     series = acquire_tilt_series(
         torch.from_numpy(volume.data).to(device),
@@ -88,6 +92,11 @@ def acquire_file(
     write_tilt_angles(directory / "tilt_series.tlt", angles)
     write_json(
         directory / "acquisition.json",
-        {"density": density_path.name, "seed": seed, "exposure": exposure.record(), "config": config.model_dump(mode="json")},
+        {
+            "density": density_path.name,
+            "seed": seed,
+            "exposure": exposure.record(),
+            "config": config.model_dump(mode="json"),
+        },
     )
     return stack

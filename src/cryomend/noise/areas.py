@@ -73,16 +73,16 @@ def find_empty_areas(
     mean, log_variance = _window_moments(image, corners, patch)
     level = mean - _smooth_surface(corners, mean)
     allowed = 2 * tolerance * max(_robust_std(level), 0.02 * _robust_std(image))
-    reasons = {
-        "gold, hot or filled pixels": cut_windows(_bad_pixels(image), corners, patch).any(axis=(1, 2)),
-        "mean": np.abs(level - np.median(level)) > allowed,
+    reasons: dict[str, NDArray[np.bool_]] = {
+        "gold, hot or filled pixels": np.any(cut_windows(_bad_pixels(image), corners, patch), axis=(1, 2)),
+        "mean": np.greater(np.abs(level - np.median(level)), allowed),
         "variance": log_variance > _upper_limit(log_variance, 2 * tolerance, 2 / patch),
     }
     for name, fine, coarse in (("band energy, fine", 2.0, 8.0), ("band energy, coarse", 3.0, patch / 4)):
         energy = _band_energy(image, corners, patch, fine=fine, coarse=coarse)
         # White noise keeps P² / (2 π fine²) degrees of freedom behind a Gaussian; correlated noise fewer.
         spread = 1.25 * np.sqrt(4 * np.pi) * fine / patch
-        reasons[name] = energy > np.quantile(energy, 0.1) + (1.28 + tolerance) * spread
+        reasons[name] = energy > float(np.quantile(energy, 0.1)) + (1.28 + tolerance) * spread
     return _select(corners, reasons)
 
 

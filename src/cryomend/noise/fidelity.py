@@ -38,11 +38,12 @@ _LAGS = ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0))
 
 @dataclass
 class NoiseSet:
-    """Patches (n, P, P) standardised per tilt, the tilt of each, and each tilt's deviation."""
+    """Patches (n, P, P) standardised per tilt, the tilt of each, each tilt's deviation and its label."""
 
     patches: Tensor
     tilt: NDArray[np.int64]
     std: NDArray[np.float64]
+    label: NDArray[np.int64]
 
     def halves(self) -> tuple[NoiseSet, NoiseSet]:
         """First and second half of the patches of every tilt, which lie in different areas of it."""
@@ -57,7 +58,7 @@ class NoiseSet:
         patches = self.patches[torch.from_numpy(keep)]
         tilts = np.unique(self.tilt[keep])
         std = [self.std[t] * float(patches[torch.from_numpy(self.tilt[keep] == t)].std()) for t in tilts]
-        return NoiseSet(patches, np.searchsorted(tilts, self.tilt[keep]), np.array(std))
+        return NoiseSet(patches, np.searchsorted(tilts, self.tilt[keep]), np.array(std), self.label[tilts])
 
 
 def compare_noise(
@@ -84,8 +85,8 @@ def compare_noise(
         ``autocorrelation_max``: largest difference at lags up to two pixels.
         ``repetition``: [real, sampled] mean squared correlation of two patches, which is one over their
         degrees of freedom, and larger where patches repeat.
-        ``std_ratio``: sampled over real, rms over all tilts; ``std_ratio_worst``: of the worst tilt, where
-        both sets have the same number.
+        ``std_ratio``: sampled over real, rms over all tilts; ``std_ratio_worst``: of the worst tilt, among
+        those with the same label (number in their stack).
         ``classifier``: share of held-out patches that a small network tells apart; 0.5 is perfect.
 
     Raises
@@ -109,7 +110,7 @@ def compare_noise(
         "kurtosis": [_standard_moment(s.patches, 4) - 3 for s in (real, sampled)],
         "autocorrelation_max": float(lags.max()),
         "repetition": [_repetition(s.patches) for s in (real, sampled)],
-        **_std_ratios(real.std, sampled.std),
+        **_std_ratios(real, sampled),
         "classifier": classify(real.patches, sampled.patches, seed=seed, seconds=seconds),
         "spectrum": {
             "frequency": frequency.tolist(),
@@ -168,11 +169,12 @@ def _repetition(patches: Tensor, most: int = 512) -> float:
     return float(((flat @ flat.T).square().sum() - len(flat)) / pairs)
 
 
-def _std_ratios(real: NDArray[np.float64], sampled: NDArray[np.float64]) -> dict[str, float]:
-    """Deviation of sampled over real noise, over all tilts and, where tilts match, for the worst of them."""
-    ratios = {"std_ratio": float(np.sqrt(np.mean(sampled**2) / np.mean(real**2)))}
-    if len(real) == len(sampled):
-        each = sampled / real
+def _std_ratios(real: NoiseSet, sampled: NoiseSet) -> dict[str, float]:
+    """Deviation of sampled over real noise, over all tilts and for the worst of those in both sets."""
+    ratios = {"std_ratio": float(np.sqrt(np.mean(sampled.std**2) / np.mean(real.std**2)))}
+    _, left, right = np.intersect1d(real.label, sampled.label, return_indices=True)
+    if len(left):
+        each = sampled.std[right] / real.std[left]
         ratios["std_ratio_worst"] = float(each[np.argmax(np.abs(np.log(each)))])
     return ratios
 
@@ -303,26 +305,28 @@ def load_noise_set(path: Path, side: int | None) -> NoiseSet:
         noise = read_patches(path)
         key = np.stack([noise.source_index, noise.tilt_index], axis=1)
         _, first, tilt = np.unique(key, axis=0, return_index=True, return_inverse=True)
-        found = NoiseSet(torch.from_numpy(noise.patches), tilt.reshape(-1), noise.tilt_std[first])
+        label = 1_000_000 * noise.source_index[first] + noise.tilt_index[first]
+        found = NoiseSet(torch.from_numpy(noise.patches), tilt.reshape(-1), noise.tilt_std[first], label)
         return found if side is None or side == noise.patches.shape[-1] else _recut(found, side, path)
     stack = read_stack(path).data
     return cut_stack(stack, side or min(128, 2 * (min(stack.shape[1:]) // 4)), path)
 
 
 def cut_stack(stack: NDArray[np.floating[Any]], side: int, path: Path) -> NoiseSet:
-    """Regular tiles of a stack of pure noise, standardised per tilt."""
+    """Cut a stack of pure noise into regular tiles, standardised as by `cut_noise_patches`."""
     count, height, width = stack.shape
     rows, columns = height // side, width // side
     if rows * columns == 0:
         raise InputError(f"{path}: images of {height} x {width} are smaller than the {side} x {side} patches")
-    std = stack.std(axis=(1, 2), dtype=np.float64)
+    tiles = stack[:, : rows * side, : columns * side].reshape(count, rows, side, columns, side)
+    tiles = tiles.swapaxes(2, 3).astype(np.float64)
+    tiles -= tiles.mean(axis=(3, 4), keepdims=True)
+    std = tiles.std(axis=(1, 2, 3, 4))
     if not (std > 0).all():
         raise InputError(f"{path}: tilt {int(np.argmin(std))} is constant, no noise in it")
-    mean = stack.mean(axis=(1, 2), dtype=np.float64)
-    level = ((stack - mean[:, None, None]) / std[:, None, None]).astype(np.float32)
-    tiles = level[:, : rows * side, : columns * side].reshape(count, rows, side, columns, side)
+    level = (tiles / std[:, None, None, None, None]).astype(np.float32).reshape(-1, side, side)
     tilt = np.repeat(np.arange(count), rows * columns)
-    return NoiseSet(torch.from_numpy(tiles.swapaxes(2, 3).reshape(-1, side, side)), tilt, std)
+    return NoiseSet(torch.from_numpy(level), tilt, std, np.arange(count))
 
 
 def _recut(noise: NoiseSet, side: int, path: Path) -> NoiseSet:
@@ -330,7 +334,9 @@ def _recut(noise: NoiseSet, side: int, path: Path) -> NoiseSet:
     cut = cut_stack(noise.patches.numpy(), side, path)
     per_patch = len(cut.patches) // len(noise.patches)
     scale = torch.from_numpy(cut.std.astype(np.float32)).repeat_interleave(per_patch)
-    return NoiseSet(cut.patches * scale[:, None, None], np.repeat(noise.tilt, per_patch), noise.std)
+    return NoiseSet(
+        cut.patches * scale[:, None, None], np.repeat(noise.tilt, per_patch), noise.std, noise.label
+    )
 
 
 def draw_fidelity(path: Path, result: dict[str, Any]) -> None:

@@ -196,7 +196,7 @@ def fit_noise_file(
     output: Path,
     *,
     config: NoiseConfig | None = None,
-    device: str = "auto",
+    device: torch.device | str = "cpu",
     max_minutes: float | None = None,
     on_progress: Callable[[float, str], None] | None = None,
     **options: Any,
@@ -208,8 +208,8 @@ def fit_noise_file(
     patches, output : Path
         HDF5 from `write_patches`; safetensors.
     config : NoiseConfig, optional
-    device : str
-        ``auto`` takes an accelerator if there is one.
+    device : torch.device or str
+        Where the WGAN is trained.
     max_minutes : float, optional
         Wall-clock limit of the training.
     on_progress : callable, optional
@@ -238,7 +238,7 @@ def fit_noise_file(
     options |= {"config": config, "max_minutes": max_minutes, "on_step": on_step}
     try:
         checkpoint = output.with_name(output.name + ".checkpoint")
-        model = fit_noise(noise, device=pick_device(device), checkpoint=checkpoint, **options)
+        model = fit_noise(noise, device=device, checkpoint=checkpoint, **options)
     except InputError as error:
         raise InputError(f"{patches}: {error}") from error
     except ValueError as error:
@@ -247,20 +247,3 @@ def fit_noise_file(
         ) from error
     save_noise_model(output, model)
     return model
-
-
-def pick_device(name: str) -> torch.device:
-    """Turn ``auto`` or a device's name into a device that is there.
-
-    Raises
-    ------
-    InputError
-        If the device is unknown or absent.
-    """
-    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        return torch.device("cuda" if present["cuda"] else "cpu")
-    if not present.get(name, False):
-        usable = ", ".join(key for key, there in present.items() if there)
-        raise InputError(f"--device {name} is not available here; use one of {usable}")
-    return torch.device(name)

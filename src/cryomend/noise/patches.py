@@ -40,7 +40,8 @@ class NoisePatches:
     Attributes
     ----------
     patches : array, shape (n, P, P), float32
-        Mean 0 and deviation 1 over all patches of one tilt.
+        Mean 0 each, for what varies more slowly than a patch is ice and light, not noise; deviation 1
+        over all patches of one tilt.
     tilt_index, source_index : array, shape (n,)
         Number of the tilt in its stack and of the stack in ``sources``.
     tilt_angle : array, shape (n,)
@@ -123,11 +124,12 @@ def cut_noise_patches(
 def _standardise_tilt(
     image: Float, corners: NDArray[np.int64], patch: int, index: int, angle: float
 ) -> dict[str, NDArray[Any]]:
-    """Patches of one tilt at mean 0 and deviation 1, with their labels."""
+    """Patches of one tilt at mean 0 each and deviation 1 together, with their labels."""
     windows = cut_windows(np.asarray(image, dtype=np.float64), corners, patch)
+    windows = windows - windows.mean(axis=(1, 2), keepdims=True)
     n, std = len(corners), windows.std()
     return {
-        "patches": ((windows - windows.mean()) / std).astype(np.float32),
+        "patches": (windows / std).astype(np.float32),
         "tilt_index": np.full(n, index, dtype=np.int64),
         "source_index": np.zeros(n, dtype=np.int64),
         "tilt_angle": np.full(n, angle),

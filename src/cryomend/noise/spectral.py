@@ -24,9 +24,10 @@ _LEVELS = 513  # from -4 to +4 sigma: one pixel in 30,000 lies beyond
 
 
 def estimate_power_spectrum(patches: Tensor) -> Tensor:
-    """Mean periodogram of patches under a Hann window.
+    """Mean periodogram of patches under a Hann window, each patch's mean removed.
 
-    The window keeps the jump between opposite edges from leaking into high frequencies.
+    The window keeps the jump between opposite edges from leaking into high frequencies; the mean, which
+    the window would leak into the lowest ones, belongs to ice and light.
 
     Parameters
     ----------
@@ -35,28 +36,41 @@ def estimate_power_spectrum(patches: Tensor) -> Tensor:
     Returns
     -------
     Tensor, shape (P, P // 2 + 1)
-        Power in the layout of ``rfft2``; white noise of unit variance gives 1 everywhere.
+        Power in the layout of ``rfft2``; white noise of unit variance gives 1 everywhere. The value at the
+        origin, unknown without the mean, is that of its neighbours.
+
+    Notes
+    -----
+    With window w and weighted mean m, ``F[w (x - m)]`` of white noise has the power
+    ``F[w²](0) - 2 Re(F[w²] F[w]*) / F[w](0) + |F[w]|² F[w²](0) / F[w](0)²``: the divisor of the periodogram.
     """
     side = patches.shape[-1]
     hann = torch.hann_window(side, periodic=True, dtype=patches.dtype, device=patches.device)
     window = hann[:, None] * hann[None, :]
-    window = window / window.square().mean().sqrt()
-    periodograms: Tensor = torch.fft.rfft2(patches * window).abs().square()
-    return periodograms.mean(dim=0) / side**2
+    mean = (patches * window).sum(dim=(1, 2), keepdim=True) / window.sum()
+    periodogram: Tensor = torch.fft.rfft2((patches - mean) * window).abs().square().mean(dim=0)
+    first, second = torch.fft.rfft2(window), torch.fft.rfft2(window**2)
+    share = (second * first.conj()).real / first[0, 0].abs()
+    white = (
+        second[0, 0].abs() - 2 * share + first.abs().square() * second[0, 0].abs() / first[0, 0].abs() ** 2
+    )
+    power: Tensor = periodogram / white.clamp(min=1e-3 * white.max())
+    power[0, 0] = (power[0, 1] + power[1, 0]) / 2
+    return power
 
 
 def normal_levels(device: torch.device | str | None = None) -> Tensor:
     """Return the standard normal abscissae at which marginal laws are tabulated, from -4 to 4."""
-    return torch.linspace(-4, 4, _LEVELS, dtype=torch.float64, device=device)
+    return torch.linspace(-4, 4, _LEVELS, device=device)
 
 
 def marginal_quantiles(values: Tensor) -> Tensor:
-    """Quantiles of ``values`` (any shape) at the probabilities of `normal_levels`; float64, increasing."""
+    """Quantiles of ``values`` (any shape) at the probabilities of `normal_levels`; float32, increasing."""
     ordered = values.flatten().double().sort().values
-    position = torch.special.ndtr(normal_levels(values.device)) * (len(ordered) - 1)
+    position = torch.special.ndtr(normal_levels().double()).to(values.device) * (len(ordered) - 1)
     low = position.floor().long()
     high = (low + 1).clamp(max=len(ordered) - 1)
-    return torch.lerp(ordered[low], ordered[high], position - low)
+    return torch.lerp(ordered[low], ordered[high], position - low).float()
 
 
 def map_marginal(values: Tensor, source: Tensor, target: Tensor) -> Tensor:
@@ -98,7 +112,7 @@ def gaussian_power_spectrum(power: Tensor, target: Tensor) -> Tensor:
     z = torch.linspace(-6, 6, 2401, dtype=torch.float64)
     weight = torch.exp(-(z**2) / 2)
     weight = weight / weight.sum()
-    mapped = map_marginal(z, normal_levels(), target.cpu().double())
+    mapped = map_marginal(z, normal_levels(), target.cpu())
     rho = torch.linspace(-1, 1, 4001, dtype=torch.float64)
     bent, hermite, previous = torch.zeros_like(rho), z, torch.ones_like(z)
     for k in range(1, 9):

@@ -17,7 +17,11 @@ __all__ = ["ramp_filter", "reconstruct_wbp"]
 
 
 def ramp_filter(
-    width: int, *, cutoff: float = 0.5, falloff: float = 0.0, sirt_iterations: int = 0,
+    width: int,
+    *,
+    cutoff: float = 0.5,
+    falloff: float = 0.0,
+    sirt_iterations: int = 0,
     device: torch.device | str | None = None,
 ) -> Tensor:
     """Radial weight of weighted back-projection, exact at low frequency.
@@ -45,7 +49,9 @@ def ramp_filter(
         ``|k|`` in cycles per pixel, up to the roll-off.
     """
     n = torch.fft.fftfreq(width, d=1 / width, device=device)
-    kernel = torch.where(n.long() % 2 != 0, -1 / (math.pi * n.clamp(min=1e-9).where(n > 0, n.abs().clamp(min=1e-9))) ** 2, 0.0)
+    kernel = torch.where(
+        n.long() % 2 != 0, -1 / (math.pi * n.clamp(min=1e-9).where(n > 0, n.abs().clamp(min=1e-9))) ** 2, 0.0
+    )
     kernel[0] = 0.25
     ramp = torch.fft.rfft(kernel).real
     k = torch.fft.rfftfreq(width, device=device)

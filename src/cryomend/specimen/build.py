@@ -36,7 +36,23 @@ from cryomend.specimen.packing import Packing, Placement
 
 __all__ = ["Specimen", "build_specimen", "load_structure"]
 
-_SYMMETRIES = ("C1",) * 8 + ("C2", "C2", "C3", "C4", "C5", "C6", "C7", "C12", "D2", "D3", "D4", "D7", "T", "O", "I")
+_SYMMETRIES = ("C1",) * 8 + (
+    "C2",
+    "C2",
+    "C3",
+    "C4",
+    "C5",
+    "C6",
+    "C7",
+    "C12",
+    "D2",
+    "D3",
+    "D4",
+    "D7",
+    "T",
+    "O",
+    "I",
+)
 _GOLD_CONTRAST = 20.0  # V above ice; bulk gold has a mean inner potential of about 25 V
 _BEADS_AT_ONCE = 2_000_000  # bounds the memory of rendering
 
@@ -141,13 +157,24 @@ def _render(
     def flush() -> None:
         nonlocal density
         if batch:
-            positions, weights = (torch.as_tensor(np.concatenate(part), device=device) for part in zip(*batch, strict=True))
-            density = density + render_beads(positions, weights, shape=config.shape, voxel_size=config.voxel_size)
+            positions, weights = (
+                torch.as_tensor(np.concatenate(part), device=device) for part in zip(*batch, strict=True)
+            )
+            density = density + render_beads(
+                positions, weights, shape=config.shape, voxel_size=config.voxel_size
+            )
             batch.clear()
 
     for p in packing.placements:
-        beads = p.species.positions_zyx @ p.rotation_matrix.T.astype(np.float32) + p.position_zyx.astype(np.float32)
-        batch.append((beads / config.voxel_size + centre.astype(np.float32), p.species.weights * contrast[id(p.species)]))
+        beads = p.species.positions_zyx @ p.rotation_matrix.T.astype(np.float32) + p.position_zyx.astype(
+            np.float32
+        )
+        batch.append(
+            (
+                beads / config.voxel_size + centre.astype(np.float32),
+                p.species.weights * contrast[id(p.species)],
+            )
+        )
         if sum(len(b[1]) for b in batch) > _BEADS_AT_ONCE:
             flush()
     flush()
@@ -158,7 +185,9 @@ def _procedural(rng: np.random.Generator, config: SpecimenConfig) -> Macromolecu
     """A made-up species with a mass drawn evenly on a logarithmic scale."""
     mass = float(np.exp(rng.uniform(*np.log(config.mass_kda))))
     symmetry = str(rng.choice(_SYMMETRIES))
-    return procedural_macromolecule(rng, mass_kda=mass, symmetry=symmetry, name=f"procedural-{mass:.0f}kDa-{symmetry}")
+    return procedural_macromolecule(
+        rng, mass_kda=mass, symmetry=symmetry, name=f"procedural-{mass:.0f}kDa-{symmetry}"
+    )
 
 
 def _pick_species(
@@ -204,7 +233,9 @@ def _add_vesicle(
         local = ((grid - centre) * config.voxel_size).astype(np.float32) @ orientation.astype(np.float32)
         distance = ellipsoid_distance(local, semi_axes.astype(np.float32))
         in_slab = (grid[..., 0] >= packing.slab[0]) & (grid[..., 0] < packing.slab[1])
-        instance = packing.claim(np.argwhere((np.abs(distance) < 28) & in_slab))  # cut by the slab, as in a lamella
+        instance = packing.claim(
+            np.argwhere((np.abs(distance) < 28) & in_slab)
+        )  # cut by the slab, as in a lamella
         if instance:
             break
     else:
@@ -280,7 +311,9 @@ def _add_shell(packing: Packing, config: SpecimenConfig, rng: np.random.Generato
     reach = (radius + thickness) / config.voxel_size
     middle = rng.uniform(packing.slab[0] + reach, max(packing.slab[0] + reach, packing.slab[1] - reach))
     centre = np.array([middle, *(rng.uniform(0, n) for n in config.shape[1:])])
-    points, normals = ellipsoid_surface(rng, np.full(3, radius), max(12, int(4 * np.pi * radius**2 / spacing**2)))
+    points, normals = ellipsoid_surface(
+        rng, np.full(3, radius), max(12, int(4 * np.pi * radius**2 / spacing**2))
+    )
     turn = _axis_along(rng, np.array([1.0, 0, 0]))
     rotations = np.stack([_axis_along(rng, normal) @ turn for normal in normals])
     _place_assembly(packing, unit, centre + points / config.voxel_size, rotations)
@@ -329,7 +362,11 @@ def _draw_filament(
     radius = float(rng.uniform(0.3, 2.0)) * unit.radius
     starts = max(1, int(2 * np.pi * radius / (1.6 * unit.radius) * rng.uniform(0.4, 1.0)))
     twist = float(rng.uniform(20, 180))
-    return HelicalLattice(radius, unit.radius * rng.uniform(0.7, 1.4), twist, starts), unit, float(10 ** rng.uniform(4, 6))
+    return (
+        HelicalLattice(radius, unit.radius * rng.uniform(0.7, 1.4), twist, starts),
+        unit,
+        float(10 ** rng.uniform(4, 6)),
+    )
 
 
 def _rod(unit: Macromolecule, *, height: float) -> Macromolecule:

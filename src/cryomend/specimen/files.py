@@ -27,8 +27,8 @@ def write_specimen(directory: Path, specimen: Specimen) -> None:
 def _write_particles(path: Path, specimen: Specimen) -> None:
     """Poses with RELION-5's names: coordinates from the tomogram centre in Å, Euler angles ZYZ.
 
-    RELION's angles describe the rotation that brings the particle into its reference's frame, the
-    transpose of ours; its matrices act on XYZ columns.
+    RELION's matrix A(rot, tilt, psi) carries the reference onto the particle and is the inverse of the
+    intrinsic ZYZ rotation by its angles; it acts on XYZ columns.
     """
     import pandas
     import starfile
@@ -38,7 +38,7 @@ def _write_particles(path: Path, specimen: Specimen) -> None:
     matrices = np.array([p.rotation_matrix[::-1, ::-1] for p in placements]).reshape(-1, 3, 3)
     angles = np.zeros((0, 3))
     if len(matrices):
-        angles = Rotation.from_matrix(matrices.transpose(0, 2, 1)).as_euler("ZYZ", degrees=True)[:, ::-1]
+        angles = Rotation.from_matrix(matrices.transpose(0, 2, 1)).as_euler("ZYZ", degrees=True)
     positions = np.array([p.position_zyx for p in placements]).reshape(-1, 3)
     table = pandas.DataFrame(
         {

@@ -150,7 +150,12 @@ def beads_from_atoms(path: str | Path, *, spacing: float = 4.0) -> Macromolecule
 
 
 def beads_from_map(
-    density: NDArray[Any], *, voxel_size: float, name: str, threshold: float | None = None, spacing: float = 5.0
+    density: NDArray[Any],
+    *,
+    voxel_size: float,
+    name: str,
+    threshold: float | None = None,
+    spacing: float = 5.0,
 ) -> Macromolecule:
     """Turn a density map of any grey scale into beads in V Å³.
 
@@ -244,7 +249,9 @@ def procedural_macromolecule(
     copies = np.einsum("nij,dj->ndi", rotations, centres).reshape(-1, 3)  # copy 0 is the identity
     axes = [
         np.arange(lo, hi, spacing)
-        for lo, hi in zip((centres - 1.5 * radii[:, None]).min(0), (centres + 1.5 * radii[:, None]).max(0), strict=True)
+        for lo, hi in zip(
+            (centres - 1.5 * radii[:, None]).min(0), (centres + 1.5 * radii[:, None]).max(0), strict=True
+        )
     ]
     grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
     owner = cKDTree(copies).query(grid, workers=1)[1]
@@ -329,7 +336,9 @@ def _fold_domains(
         tries = np.array(centres[-1]) + step * _unit_vectors(rng, 24)
         gap = np.linalg.norm(tries[:, None] - np.array(centres)[None], axis=2).min(1) / step
         far = np.linalg.norm(tries - np.mean(centres, axis=0), axis=1) / step
-        centres.append(tries[np.argmax(np.minimum(gap, 0.95) * 3 - pull * far + 0.1 * rng.standard_normal(24))])
+        centres.append(
+            tries[np.argmax(np.minimum(gap, 0.95) * 3 - pull * far + 0.1 * rng.standard_normal(24))]
+        )
     return np.array(centres) - np.mean(centres, axis=0), radii
 
 
@@ -352,7 +361,9 @@ def _unit_vectors(rng: np.random.Generator, n: int) -> NDArray[np.float64]:
     return unit
 
 
-def _smooth_noise(rng: np.random.Generator, points: NDArray[Any], *, wavelength: float) -> NDArray[np.float64]:
+def _smooth_noise(
+    rng: np.random.Generator, points: NDArray[Any], *, wavelength: float
+) -> NDArray[np.float64]:
     """Random field of unit variance at ``points``: sixteen plane waves of about ``wavelength`` Å."""
     k = 2 * np.pi / wavelength * rng.uniform(0.6, 1.4, (16, 1)) * _unit_vectors(rng, 16)
     waves = np.cos(points.astype(np.float32) @ k.T.astype(np.float32) + rng.uniform(0, 2 * np.pi, 16))

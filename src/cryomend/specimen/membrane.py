@@ -13,7 +13,9 @@ HEAD_WIDTH = 5.5  # Å, standard deviation of a head-group peak
 TAIL_SHARE = 0.3  # potential of the tails over that of the head groups
 
 
-def bilayer_profile(distance: NDArray[Any], *, head_distance: float = 37.0, amplitude: float = 2.6) -> NDArray[np.float32]:
+def bilayer_profile(
+    distance: NDArray[Any], *, head_distance: float = 37.0, amplitude: float = 2.6
+) -> NDArray[np.float32]:
     """Potential of a lipid bilayer across its thickness.
 
     Two Gaussian head-group peaks ``head_distance`` Å apart over a plateau of lower tails, after
@@ -80,7 +82,9 @@ def ellipsoid_surface(
     """
     i = np.arange(n) + 0.5
     polar, azimuth = np.arccos(1 - 2 * i / n), np.pi * (1 + 5**0.5) * i
-    sphere = np.stack([np.cos(polar), np.sin(polar) * np.sin(azimuth), np.sin(polar) * np.cos(azimuth)], axis=1)
+    sphere = np.stack(
+        [np.cos(polar), np.sin(polar) * np.sin(azimuth), np.sin(polar) * np.cos(azimuth)], axis=1
+    )
     q, _ = np.linalg.qr(rng.standard_normal((3, 3)))
     sphere = sphere @ q
     normals = sphere / semi_axes

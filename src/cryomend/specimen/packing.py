@@ -70,7 +70,9 @@ class Packing:
         cells = np.rint(beads + np.asarray(position_px, dtype=np.float32)).astype(np.int64)
         span = cells.max(0) - cells.min(0) + 1
         low = cells.min(0)
-        flat = np.unique(((cells[:, 0] - low[0]) * span[1] + cells[:, 1] - low[1]) * span[2] + cells[:, 2] - low[2])
+        flat = np.unique(
+            ((cells[:, 0] - low[0]) * span[1] + cells[:, 1] - low[1]) * span[2] + cells[:, 2] - low[2]
+        )
         return np.stack(np.unravel_index(flat, tuple(span)), axis=1) + low
 
     def claim(self, cells: NDArray[np.int64], *, allowed: int = 0) -> int:
@@ -136,7 +138,9 @@ class Packing:
         free: NDArray[np.bool_] = (outside | ~taken).all(1)
         return free
 
-    def remember(self, species: Macromolecule, position_px: NDArray[Any], rotation: NDArray[Any], instance: int) -> None:
+    def remember(
+        self, species: Macromolecule, position_px: NDArray[Any], rotation: NDArray[Any], instance: int
+    ) -> None:
         """Note a pose whose voxels have been claimed."""
         centre = np.array(self.shape) // 2
         position = (np.asarray(position_px, dtype=np.float64) - centre) * self.voxel_size

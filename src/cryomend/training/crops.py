@@ -52,7 +52,9 @@ def prepare_pair(tomogram: Tensor, density: Tensor) -> PreparedPair:
     bright = ((mean - tomogram) / std).clamp(-30, 30)
     shells = (radial_frequency(bright.shape, half=True) / (math.sqrt(3) / 2) * (_BINS - 1)).round().long()
     spectrum = torch.fft.rfftn(bright).abs() ** 2
-    power = torch.zeros(_BINS, dtype=torch.float64).index_add_(0, shells.flatten(), spectrum.flatten().double())
+    power = torch.zeros(_BINS, dtype=torch.float64).index_add_(
+        0, shells.flatten(), spectrum.flatten().double()
+    )
     return PreparedPair(bright.half(), density.clamp(*DENSITY_LIMITS).half(), (power / power.sum()).numpy())
 
 
@@ -158,7 +160,9 @@ def rotate_crop(crops: Tensor, rotation_zyx: NDArray[Any], *, side: int) -> Tens
     grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
     source = grid @ torch.as_tensor(rotation_zyx, dtype=torch.float32, device=crops.device).T
     # grid_sample wants XYZ and, without align_corners, edges at ±1
-    return F.grid_sample(crops[None], source.flip(-1)[None] * (2 / n), mode="bilinear", align_corners=False)[0]
+    return F.grid_sample(crops[None], source.flip(-1)[None] * (2 / n), mode="bilinear", align_corners=False)[
+        0
+    ]
 
 
 def rotated_wedge_mask(
@@ -169,7 +173,7 @@ def rotated_wedge_mask(
         return missing_wedge_mask((shape[0], shape[1], shape[2]), tilt_min=tilt_min, tilt_max=tilt_max)
     axes = [torch.fft.fftfreq(n) for n in shape]
     k = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-    k = k @ torch.as_tensor(rotation_zyx, dtype=torch.float32)
+    k = k @ torch.as_tensor(rotation_zyx, dtype=torch.float32).T  # g(p) = f(R p) has the transform F(R k)
     kz, kx = k[..., 0], k[..., 2]
     kz = torch.where(kx < 0, -kz, kz)
     low, high = (kx.abs() * math.tan(math.radians(t)) for t in (tilt_min, tilt_max))

@@ -30,12 +30,17 @@ def find_pairs(directory: Path) -> list[str]:
     if not directory.is_dir():
         raise InputError(f"{directory}: no such folder; make pairs with `cryomend simulate -o {directory}`")
     names = {
-        end: {p.name.removesuffix(f"_{end}.mrc") for p in directory.glob(f"*_{end}.mrc")} for end in ("input", "target")
+        end: {p.name.removesuffix(f"_{end}.mrc") for p in directory.glob(f"*_{end}.mrc")}
+        for end in ("input", "target")
     }
     if lonely := sorted(names["input"] ^ names["target"]):
-        raise InputError(f"{directory}: no partner for {', '.join(lonely[:5])}; a pair is NAME_input.mrc and NAME_target.mrc")
+        raise InputError(
+            f"{directory}: no partner for {', '.join(lonely[:5])}; a pair is NAME_input.mrc and NAME_target.mrc"
+        )
     if not names["input"]:
-        raise InputError(f"{directory}: holds no pairs NAME_input.mrc, NAME_target.mrc; make some with `cryomend simulate`")
+        raise InputError(
+            f"{directory}: holds no pairs NAME_input.mrc, NAME_target.mrc; make some with `cryomend simulate`"
+        )
     return sorted(names["input"])
 
 
@@ -97,7 +102,9 @@ def train_from_folder(
     return metadata
 
 
-def _prepare(directory: Path, names: list[str], config: TrainingConfig) -> tuple[list[PreparedPair], list[float]]:
+def _prepare(
+    directory: Path, names: list[str], config: TrainingConfig
+) -> tuple[list[PreparedPair], list[float]]:
     """Read and standardise all pairs."""
     need = rotated_side(config.crop) if config.rotation_share > 0 else config.crop
     pairs, voxel_sizes = [], []

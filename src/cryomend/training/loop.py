@@ -76,7 +76,9 @@ class Trainer:
         self.network = network.to(self.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         self.best = {k: v.clone() for k, v in self.average.items()}
-        self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=self.config.learning_rate, weight_decay=1e-4)
+        self.optimiser = torch.optim.AdamW(
+            self.network.parameters(), lr=self.config.learning_rate, weight_decay=1e-4
+        )
 
     @property
     def progress(self) -> float:
@@ -122,7 +124,9 @@ class Trainer:
         weight = self.config.lambda_recon / self.config.recon_share
         loss = multi_task_loss(self.network, x, y, measured=measured, weight=weight)
         if not torch.isfinite(loss):
-            raise RuntimeError(f"the loss is {loss.item()} at step {self.step}; resume from the last checkpoint")
+            raise RuntimeError(
+                f"the loss is {loss.item()} at step {self.step}; resume from the last checkpoint"
+            )
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
         self.optimiser.step()
@@ -159,7 +163,9 @@ class Trainer:
             "best_score": self.best_score if math.isfinite(self.best_score) else None,
         }
         with atomic_path(path) as partial:
-            save_file(tensors, partial, metadata={"format": "cryomend checkpoint 1", "facts": json.dumps(facts)})
+            save_file(
+                tensors, partial, metadata={"format": "cryomend checkpoint 1", "facts": json.dumps(facts)}
+            )
 
     def load(self, path: Path) -> None:
         """Continue from a checkpoint.
@@ -175,7 +181,9 @@ class Trainer:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             facts = json.loads(header["facts"])
         except Exception as error:
-            raise InputError(f"{path}: not a training checkpoint; leave out --resume to start afresh") from error
+            raise InputError(
+                f"{path}: not a training checkpoint; leave out --resume to start afresh"
+            ) from error
         theirs = TrainingConfig(**facts["config"])
         if network_arguments(theirs) != network_arguments(self.config):
             raise InputError(
@@ -218,7 +226,10 @@ class Trainer:
             # A rotated crop has its own wedge elsewhere; one in the true pose needs a turned extra wedge.
             masks = [
                 rotated_wedge_mask(
-                    y.shape[2:], None if c[2] else random_rotation(self.rng), tilt_min=_EXTRA_WEDGE[0], tilt_max=_EXTRA_WEDGE[1]
+                    y.shape[2:],
+                    None if c[2] else random_rotation(self.rng),
+                    tilt_min=_EXTRA_WEDGE[0],
+                    tilt_max=_EXTRA_WEDGE[1],
                 )
                 for c in crops
             ]

@@ -16,7 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryomend.acquisition.acquire import Exposure, acquire_tilt_series, draw_exposure, draw_tilt_angles, match_noise
+from cryomend.acquisition.acquire import (
+    Exposure,
+    acquire_tilt_series,
+    draw_exposure,
+    draw_tilt_angles,
+    match_noise,
+)
 from cryomend.acquisition.ctf import contrast_transfer
 from cryomend.config import AcquisitionConfig, SimulationConfig, SpecimenConfig
 from cryomend.fourier import filter_fourier
@@ -84,10 +90,16 @@ def simulate_pair(
     exposure = draw_exposure(config.acquisition, rng, thickness=_ice_thickness(specimen))
     solvent = float(rng.uniform(*config.solvent_variation))
     tilt_series = acquire_tilt_series(
-        _with_unresolved(specimen, solvent, generator), tilt_angles, pixel_size=specimen.voxel_size, exposure=exposure, generator=generator
+        _with_unresolved(specimen, solvent, generator),
+        tilt_angles,
+        pixel_size=specimen.voxel_size,
+        exposure=exposure,
+        generator=generator,
     )
     if sample_noise is not None:
-        tilt_series = _mix_in_learned_noise(tilt_series, tilt_angles, sample_noise, config.noise_share, generator)
+        tilt_series = _mix_in_learned_noise(
+            tilt_series, tilt_angles, sample_noise, config.noise_share, generator
+        )
     tomogram, processing = tomogram_of(
         tilt_series,
         tilt_angles,
@@ -148,7 +160,12 @@ def tomogram_of(
         )
         images = filter_fourier(images, -torch.sign(ctf))  # low frequencies keep protein dark
     tomogram = reconstruct_wbp(
-        images, tilt_angles, thickness=thickness, cutoff=cutoff, falloff=falloff, sirt_iterations=sirt_iterations
+        images,
+        tilt_angles,
+        thickness=thickness,
+        cutoff=cutoff,
+        falloff=falloff,
+        sirt_iterations=sirt_iterations,
     )
     return tomogram, {
         "phase_flip": phase_flip,
@@ -186,7 +203,9 @@ def read_pair(directory: Path, name: str) -> tuple[Tensor, Tensor, float]:
     volume = read_volume(tomogram)
     x, y = volume.data, read_volume(target).data
     if x.shape != y.shape:
-        raise ValueError(f"{tomogram}: shape {x.shape} differs from {y.shape} of {target.name}; simulate the pair again")
+        raise ValueError(
+            f"{tomogram}: shape {x.shape} differs from {y.shape} of {target.name}; simulate the pair again"
+        )
     return torch.from_numpy(x), torch.from_numpy(y), volume.voxel_size
 
 
@@ -210,7 +229,11 @@ def _ice_thickness(specimen: Specimen) -> float:
 
 
 def _mix_in_learned_noise(
-    tilt_series: Tensor, tilt_angles: NDArray[Any], sample_noise: NoiseSampler, share: float, generator: torch.Generator
+    tilt_series: Tensor,
+    tilt_angles: NDArray[Any],
+    sample_noise: NoiseSampler,
+    share: float,
+    generator: torch.Generator,
 ) -> Tensor:
     """Add learned noise that makes ``share`` of the total noise power, counting noise the rest.
 
@@ -219,8 +242,12 @@ def _mix_in_learned_noise(
     """
     if share <= 0:
         return tilt_series
-    noise = sample_noise(tilt_angles, (tilt_series.shape[1], tilt_series.shape[2]), generator).to(tilt_series.device)
+    noise = sample_noise(tilt_angles, (tilt_series.shape[1], tilt_series.shape[2]), generator).to(
+        tilt_series.device
+    )
     counting = tilt_series.mean(dim=(1, 2))
     power = counting * share / max(1 - share, 1e-3)
     snr = tilt_series.var(dim=(1, 2)) / power.clamp(min=1e-12)
-    return torch.cat([match_noise(s[None], n[None], snr=float(r)) for s, n, r in zip(tilt_series, noise, snr, strict=True)])
+    return torch.cat(
+        [match_noise(s[None], n[None], snr=float(r)) for s, n, r in zip(tilt_series, noise, snr, strict=True)]
+    )

@@ -54,7 +54,9 @@ def find_structures(paths: Sequence[Path], names: Sequence[str] | None = None) -
             raise ValueError(f"{path}: no such file or folder; give structure files or a folder of them")
     kept = [f for f in files if names is None or f.name.split(".")[0] in names]
     if paths and not kept:
-        raise ValueError(f"{paths[0]}: holds no structure file (.pdb, .cif, .mrc) that the configuration names")
+        raise ValueError(
+            f"{paths[0]}: holds no structure file (.pdb, .cif, .mrc) that the configuration names"
+        )
     return [load_structure(f) for f in kept]
 
 
@@ -89,7 +91,9 @@ def simulate_pairs(
             on_done()
         return list(names)
     context = multiprocessing.get_context("spawn")  # forking after torch has started threads can hang
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
         for future in as_completed([pool.submit(_simulate_one, n, s, *shared) for n, s in todo.items()]):
             future.result()
             on_done()
@@ -155,10 +159,15 @@ class noise_sampler:  # noqa: N801 - used as a function; a class only so that wo
 
     path: Path
 
-    def __call__(self, tilt_angles: NDArray[Any], shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+    def __call__(
+        self, tilt_angles: NDArray[Any], shape: tuple[int, int], generator: torch.Generator
+    ) -> Tensor:
         """Draw noise for each tilt; see `cryomend.noise.sample_noise`."""
         noise = sample_noise(
-            load_noise_model(self.path, device=generator.device), tilt_angles=tilt_angles, shape=shape, generator=generator
+            load_noise_model(self.path, device=generator.device),
+            tilt_angles=tilt_angles,
+            shape=shape,
+            generator=generator,
         )
         return noise / noise.std(dim=(1, 2), keepdim=True).clamp(min=1e-12)
 
