@@ -25,7 +25,7 @@ check: $(VENV)/.installed
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.installed
-	$(BIN)/python benchmarks/held_out.py
+	$(BIN)/python benchmarks/held_out.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) demo

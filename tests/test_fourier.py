@@ -22,7 +22,9 @@ def test_gaussian_lowpass_of_a_point_is_a_gaussian():
     x = torch.zeros(33, 33, 33)
     x[16, 16, 16] = 1
     blurred = gaussian_lowpass(x, 2.0)
-    r2 = sum((torch.arange(33.0) - 16).reshape([-1 if i == a else 1 for i in range(3)]) ** 2 for a in range(3))
+    r2 = sum(
+        (torch.arange(33.0) - 16).reshape([-1 if i == a else 1 for i in range(3)]) ** 2 for a in range(3)
+    )
     expected = torch.exp(-r2 / 8) / (2 * math.pi * 4) ** 1.5
     torch.testing.assert_close(blurred, expected, atol=1e-7, rtol=1e-4)
 

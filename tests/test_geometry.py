@@ -63,7 +63,9 @@ def test_angular_weights_of_a_repeated_angle_share_its_interval():
 def test_random_rotations_are_proper_and_uniform():
     rng = np.random.default_rng(0)
     matrices = np.stack([random_rotation(rng) for _ in range(2000)])
-    np.testing.assert_allclose(matrices @ matrices.transpose(0, 2, 1), np.eye(3)[None].repeat(2000, 0), atol=1e-12)
+    np.testing.assert_allclose(
+        matrices @ matrices.transpose(0, 2, 1), np.eye(3)[None].repeat(2000, 0), atol=1e-12
+    )
     np.testing.assert_allclose(np.linalg.det(matrices), 1)
     # Haar measure: each entry has mean 0 and variance 1/3; five standard errors of 2,000 draws.
     assert np.abs(matrices.mean(0)).max() < 5 * math.sqrt(1 / 3 / 2000)

@@ -42,7 +42,9 @@ def test_projection_is_linear_and_the_untilted_image_is_the_sum_along_z():
     volume = torch.randn(10, 4, 12, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(project_density(volume, np.array([0.0]))[0], volume.sum(0))
     a, b = project_density(volume, ANGLES), project_density(volume.flip(0), ANGLES)
-    torch.testing.assert_close(project_density(2 * volume - 3 * volume.flip(0), ANGLES), 2 * a - 3 * b, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        project_density(2 * volume - 3 * volume.flip(0), ANGLES), 2 * a - 3 * b, atol=1e-4, rtol=1e-4
+    )
 
 
 def test_rotation_centre_stays_in_place_at_every_tilt():
@@ -56,7 +58,10 @@ def test_rotation_centre_stays_in_place_at_every_tilt():
 def test_projection_agrees_with_the_radon_transform_of_scikit_image():
     transform = pytest.importorskip("skimage.transform")
     n = 65
-    plane = gaussian_blob((n, 1, n), (9, 0, 14), 3.0)[:, 0] + 0.5 * gaussian_blob((n, 1, n), (-12, 0, 3), 4.0)[:, 0]
+    plane = (
+        gaussian_blob((n, 1, n), (9, 0, 14), 3.0)[:, 0]
+        + 0.5 * gaussian_blob((n, 1, n), (-12, 0, 3), 4.0)[:, 0]
+    )
     r2 = (torch.arange(n) - n // 2)[:, None] ** 2 + (torch.arange(n) - n // 2)[None] ** 2
     plane = torch.where(r2 < 30**2, plane, 0)  # skimage wants nothing outside its circle
     angles = np.array([-50.0, -20, 0, 35, 60])
@@ -70,7 +75,9 @@ def test_projection_agrees_with_the_radon_transform_of_scikit_image():
 def test_full_range_projection_and_wbp_give_back_the_volume():
     shape = (48, 4, 64)
     rng = np.random.default_rng(0)
-    volume = sum(gaussian_blob(shape, (*rng.uniform(-8, 8, 1), 0, *rng.uniform(-16, 16, 1)), 2.0) for _ in range(8))
+    volume = sum(
+        gaussian_blob(shape, (*rng.uniform(-8, 8, 1), 0, *rng.uniform(-16, 16, 1)), 2.0) for _ in range(8)
+    )
     angles = tilt_angles_from_range(-90, 89, 1)
     back = reconstruct_wbp(project_density(volume, angles), angles, thickness=shape[0])
     inside = back[8:40, :, 12:52].flatten(), volume[8:40, :, 12:52].flatten()

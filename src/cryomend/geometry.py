@@ -29,7 +29,7 @@ def tilt_angles_from_range(tilt_min: float, tilt_max: float, step: float) -> NDA
     if not -90 <= tilt_min < tilt_max <= 90:
         raise ValueError(f"need -90 <= tilt_min < tilt_max <= 90, got {tilt_min:g}, {tilt_max:g}")
     n = math.floor((tilt_max - tilt_min) / step + 1e-6) + 1
-    return tilt_min + step * np.arange(n)
+    return tilt_min + step * np.arange(n, dtype=np.float64)
 
 
 def missing_wedge_mask(

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from cryomend.acquisition.acquire import Exposure, acquire_tilt_series, draw_exposure, draw_tilt_angles, match_noise
+from cryomend.acquisition.acquire import (
+    Exposure,
+    acquire_tilt_series,
+    draw_exposure,
+    draw_tilt_angles,
+)
 from cryomend.acquisition.ctf import Optics, interaction_constant
 from cryomend.acquisition.exposure import (
     detector_mtf,
@@ -25,7 +30,9 @@ def record(density, seed=0, **changes):
 
 
 def test_empty_ice_counts_the_fluence_that_passes_and_its_variance_is_poisson():
-    images = record(torch.zeros(32, 128, 128), fluence=90, thickness=500, mean_free_path=3000, mtf_nyquist=1.0)
+    images = record(
+        torch.zeros(32, 128, 128), fluence=90, thickness=500, mean_free_path=3000, mtf_nyquist=1.0
+    )
     expected = 90 / 3 * 100 * np.exp(-500 / (3000 * np.cos(np.radians(ANGLES))))
     # 16,384 pixels of some 2,500 counts: the mean is known to 0.02 %, the variance to 1.1 %.
     np.testing.assert_allclose(images.mean(dim=(1, 2)), expected, rtol=1e-3)
@@ -41,7 +48,9 @@ def test_protein_is_dark_at_underfocus_and_its_contrast_follows_the_weak_phase_f
     # k = 0: contrast of the whole image is -2 σ v Q, here from its noise-free mean count.
     dose = 1e6 * 100 * math.exp(-1000 / 3200)
     v = 3.0 * 4 * 10 * (48 / 128) ** 2
-    assert images[1].mean().item() / dose - 1 == pytest.approx(-2 * interaction_constant(300) * v * 0.07, rel=0.02)
+    assert images[1].mean().item() / dose - 1 == pytest.approx(
+        -2 * interaction_constant(300) * v * 0.07, rel=0.02
+    )
 
 
 def test_equal_seeds_give_equal_counts_and_others_do_not():
@@ -55,20 +64,6 @@ def test_noise_at_a_given_snr_measures_back_as_that_snr():
     clean, noisy = record(density, snr=1e9), record(density, snr=0.25)
     measured = clean.var(dim=(1, 2)) / (noisy - clean).var(dim=(1, 2))
     np.testing.assert_allclose(measured, 0.25, rtol=0.02)
-
-
-def test_matching_noise_does_not_care_for_offsets():
-    rng = torch.Generator().manual_seed(0)
-    signal, noise = torch.randn(2, 64, 64, generator=rng), torch.randn(2, 64, 64, generator=rng)
-    torch.testing.assert_close(
-        match_noise(signal + 7, 3 * noise + 5, snr=2.0), match_noise(signal, noise, snr=2.0) + 7, atol=1e-4, rtol=1e-4
-    )
-
-
-@pytest.mark.parametrize(("shape", "snr", "message"), [((2, 4, 5), 1.0, "shape"), ((2, 4, 4), 0.0, "snr")])
-def test_noise_that_does_not_fit_is_refused(shape, snr, message):
-    with pytest.raises(ValueError, match=message):
-        match_noise(torch.zeros(2, 4, 4), torch.zeros(shape), snr=snr)
 
 
 def test_misalignment_moves_images_and_keeps_their_sum():

@@ -14,9 +14,9 @@ def test_constants_at_300_kv_are_the_textbook_ones():
 
 def test_first_zero_without_aberration_lies_where_the_phase_reaches_pi():
     n, pixel_size, defocus = 512, 4.0, 3.0
-    ctf = contrast_transfer(
-        (1, n), pixel_size=pixel_size, defocus_um=defocus, optics=Optics(300, 0, 0.0)
-    )[0].numpy()
+    ctf = contrast_transfer((1, n), pixel_size=pixel_size, defocus_um=defocus, optics=Optics(300, 0, 0.0))[
+        0
+    ].numpy()
     k_zero = 1 / math.sqrt(electron_wavelength(300) * defocus * 1e4)  # π λ Δf k² = π
     k = np.fft.rfftfreq(n) / pixel_size
     crossing = np.flatnonzero(np.diff(np.sign(ctf[1:])) != 0)[0] + 1
@@ -46,10 +46,16 @@ def test_agreement_with_torch_ctf_which_has_the_other_sign():
     torch_ctf = pytest.importorskip("torch_ctf")
     theirs = torch_ctf.calculate_ctf_2d(
         defocus=2.5, astigmatism=0.1, astigmatism_angle=30.0, voltage=300.0, spherical_aberration=2.7,
-        amplitude_contrast=0.07, phase_shift=0.0, pixel_size=4.0, image_shape=(64, 64), rfft=True, fftshift=False,
+        amplitude_contrast=0.07, phase_shift=0.0, pixel_size=4.0, image_shape=(64, 64), rfft=True,
+        fftshift=False,
     )  # fmt: skip
     ours = contrast_transfer(
-        (64, 64), pixel_size=4.0, defocus_um=2.5, astigmatism_um=0.1, astigmatism_angle=30, optics=Optics(300, 2.7, 0.07)
+        (64, 64),
+        pixel_size=4.0,
+        defocus_um=2.5,
+        astigmatism_um=0.1,
+        astigmatism_angle=30,
+        optics=Optics(300, 2.7, 0.07),
     )
     torch.testing.assert_close(ours, -theirs.float(), atol=0.01, rtol=0)  # they work in single precision
 

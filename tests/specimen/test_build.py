@@ -55,14 +55,22 @@ def test_occupancy_is_reached_when_there_is_room():
 
 
 def test_margins_stay_free():
-    specimen = build(occupancy=(0.2, 0.2), slab_margin=(80.0, 80.0), vesicles=(1, 1), vesicle_radius=(100.0, 150.0))
+    specimen = build(
+        occupancy=(0.2, 0.2), slab_margin=(80.0, 80.0), vesicles=(1, 1), vesicle_radius=(100.0, 150.0)
+    )
     assert (specimen.instances[:8] == 0).all()
     assert (specimen.instances[-8:] == 0).all()
 
 
 def test_vesicle_is_a_membrane_with_proteins_on_it():
     specimen = build(
-        3, shape=(64, 64, 64), vesicles=(1, 1), vesicle_radius=(150.0, 160.0), membrane_proteins=(4.0, 4.0), occupancy=(0, 0), species=(0, 0)
+        3,
+        shape=(64, 64, 64),
+        vesicles=(1, 1),
+        vesicle_radius=(150.0, 160.0),
+        membrane_proteins=(4.0, 4.0),
+        occupancy=(0, 0),
+        species=(0, 0),
     )
     assert list(specimen.classes.values()).count("membrane") == 1
     assert any(name.startswith("membrane-protein") for name in specimen.classes.values())
@@ -71,7 +79,15 @@ def test_vesicle_is_a_membrane_with_proteins_on_it():
 def test_filaments_and_shells_and_gold_are_placed():
     names = set()
     for seed in range(4):
-        specimen = build(seed, shape=(64, 64, 64), filaments=(2, 2), shells=(1, 1), gold=(1, 1), occupancy=(0, 0), species=(0, 0))
+        specimen = build(
+            seed,
+            shape=(64, 64, 64),
+            filaments=(2, 2),
+            shells=(1, 1),
+            gold=(1, 1),
+            occupancy=(0, 0),
+            species=(0, 0),
+        )
         names |= {name.split(" ")[0] for name in specimen.classes.values()}
     assert {"gold", "shell-unit"} <= names
     assert names & {"rod", "helix-unit", "procedural"}
@@ -92,6 +108,7 @@ def test_a_species_larger_than_the_slab_is_not_placed():
 def test_files_hold_density_labels_and_poses_that_rebuild_the_specimen(tmp_path):
     starfile = pytest.importorskip("starfile")
     import mrcfile
+
     specimen = build(occupancy=(0.1, 0.1))
     write_specimen(tmp_path / "out", specimen)
     with mrcfile.open(tmp_path / "out" / "density.mrc") as mrc:

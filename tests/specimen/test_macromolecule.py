@@ -31,7 +31,8 @@ def write_pdb(path: Path, atoms, assembly: bool = False) -> Path:
                 lines.append(f"REMARK 350   BIOMT{i}   {n}{numbers}        0.00000")
     for i, (element, x, y, z) in enumerate(atoms, start=1):
         lines.append(
-            f"ATOM  {i:5d}  {element:<3s} ALA A{i:4d}    {x:8.3f}{y:8.3f}{z:8.3f}  1.00 10.00          {element:>2s}"
+            f"ATOM  {i:5d}  {element:<3s} ALA A{i:4d}    {x:8.3f}{y:8.3f}{z:8.3f}"
+            f"  1.00 10.00          {element:>2s}"
         )
     path.write_text("\n".join([*lines, "END", ""]))
     return path
@@ -95,11 +96,15 @@ def test_rendered_beads_keep_their_sum_and_centre_of_mass():
     for axis in range(3):
         grid = torch.arange(volume.shape[axis]).reshape([-1 if i == axis else 1 for i in range(3)])
         centre = (volume * grid).sum() / volume.sum()
-        assert centre.item() == pytest.approx(((positions[:, axis] * weights).sum() / weights.sum()).item(), abs=1e-3)
+        assert centre.item() == pytest.approx(
+            ((positions[:, axis] * weights).sum() / weights.sum()).item(), abs=1e-3
+        )
 
 
 def test_beads_outside_the_volume_are_dropped():
-    volume = render_beads(torch.tensor([[-5.0, 2, 2], [2, 2, 2]]), torch.ones(2), shape=(5, 5, 5), voxel_size=1.0)
+    volume = render_beads(
+        torch.tensor([[-5.0, 2, 2], [2, 2, 2]]), torch.ones(2), shape=(5, 5, 5), voxel_size=1.0
+    )
     assert volume.sum() == 1
 
 
@@ -109,7 +114,9 @@ def test_total_potential_does_not_depend_on_the_pose_or_the_voxel_size():
     for voxel_size in (5.0, 10.0):
         for rotation in symmetry_rotations("O")[:4]:
             beads = torch.tensor(species.positions_zyx @ rotation.T.astype(np.float32)) / voxel_size + 40
-            volume = render_beads(beads, torch.tensor(species.weights), shape=(80, 80, 80), voxel_size=voxel_size)
+            volume = render_beads(
+                beads, torch.tensor(species.weights), shape=(80, 80, 80), voxel_size=voxel_size
+            )
             totals.append(volume.sum().item() * voxel_size**3)
     np.testing.assert_allclose(totals, totals[0], rtol=1e-4)
 
@@ -118,7 +125,9 @@ def test_total_potential_does_not_depend_on_the_pose_or_the_voxel_size():
 def test_procedural_assemblies_are_symmetric_and_have_their_mass(symmetry):
     species = procedural_macromolecule(np.random.default_rng(1), mass_kda=600, symmetry=symmetry)
     volume = species.weights.sum() / PROTEIN_CONTRAST
-    assert volume == pytest.approx(600e3 * 1.21, rel=0.1)  # the beads' texture has a mean of one within its spread
+    assert volume == pytest.approx(
+        600e3 * 1.21, rel=0.1
+    )  # the beads' texture has a mean of one within its spread
     first, *others = symmetry_rotations(symmetry)
     np.testing.assert_allclose(first, np.eye(3), atol=1e-12)
     for rotation in others[:3]:
@@ -137,7 +146,9 @@ def test_maps_of_any_grey_scale_come_out_alike(tmp_path):
     blob = np.exp(-(z**2 + y**2 + (x - 3) ** 2) / 30).astype(np.float32)
     a = beads_from_map(blob, voxel_size=10, name="a")
     b = beads_from_map(1000 * blob - 7, voxel_size=10, name="b", threshold=None)
-    assert b.weights.sum() == pytest.approx(a.weights.sum(), rel=0.02)  # Otsu's bins fall a little differently
+    assert b.weights.sum() == pytest.approx(
+        a.weights.sum(), rel=0.02
+    )  # Otsu's bins fall a little differently
     centre = (a.positions_zyx * a.weights[:, None]).sum(0) / a.weights.sum()
     np.testing.assert_allclose(centre, [0, 0, 30], atol=0.5)
     write_volume(tmp_path / "m.mrc", blob, voxel_size=10)

@@ -34,11 +34,18 @@ def test_chain_has_its_step_its_frames_are_rotations_and_tangents_decorrelate_as
     cosines = []
     for _ in range(300):
         points, frames = worm_like_chain(
-            rng, start_zyx=np.zeros(3), direction_zyx=np.array([0, 1.0, 0]), length=1000, step=10, persistence_length=1000
+            rng,
+            start_zyx=np.zeros(3),
+            direction_zyx=np.array([0, 1.0, 0]),
+            length=1000,
+            step=10,
+            persistence_length=1000,
         )
         cosines.append(frames[0, :, 0] @ frames[50, :, 0])
     np.testing.assert_allclose(np.linalg.norm(np.diff(points, axis=0), axis=1), 10)
-    np.testing.assert_allclose(frames @ frames.transpose(0, 2, 1), np.eye(3)[None].repeat(len(frames), 0), atol=1e-9)
+    np.testing.assert_allclose(
+        frames @ frames.transpose(0, 2, 1), np.eye(3)[None].repeat(len(frames), 0), atol=1e-9
+    )
     np.testing.assert_allclose(np.linalg.det(frames), 1)
     # exp(-s/P) at s = 500 Å; the standard error of 300 chains is 0.015.
     assert np.mean(cosines) == pytest.approx(np.exp(-0.5), abs=0.05)

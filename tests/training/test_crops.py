@@ -74,7 +74,9 @@ def test_rotating_by_a_quarter_turn_is_exact():
 
 def test_identity_rotation_cuts_the_centre():
     cube = torch.randn(2, 20, 20, 20, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(rotate_crop(cube, np.eye(3), side=10), cube[:, 5:15, 5:15, 5:15], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        rotate_crop(cube, np.eye(3), side=10), cube[:, 5:15, 5:15, 5:15], atol=1e-5, rtol=0
+    )
 
 
 def test_no_corner_of_a_rotated_crop_is_empty():
@@ -114,7 +116,9 @@ def test_a_rotated_image_has_its_wedge_where_the_rotated_mask_says():
     power = torch.fft.fftn(turned * window[:, None, None] * window[:, None] * window).abs() ** 2
     where = rotated_wedge_mask((24, 24, 24), rotation, tilt_min=-50, tilt_max=50)
     k = torch.fft.fftfreq(24)
-    band = (k[:, None, None] ** 2 + k[:, None] ** 2 + k**2 < 0.3**2) & (k[:, None, None] ** 2 + k[:, None] ** 2 + k**2 > 0.1**2)
+    band = (k[:, None, None] ** 2 + k[:, None] ** 2 + k**2 < 0.3**2) & (
+        k[:, None, None] ** 2 + k[:, None] ** 2 + k**2 > 0.1**2
+    )
     # The empty wedge holds what the window smears into it; wrongly turned masks give about a half.
     assert power[band & ~where].mean() < 0.15 * power[band & where].mean()
 

@@ -8,7 +8,9 @@ from cryomend.io import InputError
 from cryomend.training.crops import prepare_pair
 from cryomend.training.loop import Trainer, learning_rate
 
-CONFIG = TrainingConfig(channels=(4, 4), crop=16, batch=1, steps=6, warm_up=2, rotation_share=0.5, recon_share=0.5)
+CONFIG = TrainingConfig(
+    channels=(4, 4), crop=16, batch=1, steps=6, warm_up=2, rotation_share=0.5, recon_share=0.5
+)
 
 
 def pairs(count=2):
@@ -51,7 +53,9 @@ def test_resumed_training_ends_at_the_weights_of_an_uninterrupted_run(tmp_path):
 
 
 def test_a_network_overfits_one_crop():
-    config = CONFIG.model_copy(update={"steps": 150, "rotation_share": 0.0, "lambda_recon": 0.0, "learning_rate": 5e-3})
+    config = CONFIG.model_copy(
+        update={"steps": 150, "rotation_share": 0.0, "lambda_recon": 0.0, "learning_rate": 5e-3}
+    )
     trainer = Trainer(config, pairs(1), seed=0)
     losses = [trainer.take_step() for _ in range(150)]
     assert sum(losses[-10:]) < 0.35 * sum(losses[:10])

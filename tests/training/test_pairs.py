@@ -45,7 +45,9 @@ def test_learned_noise_takes_its_stated_share_of_the_power():
         config = SimulationConfig(specimens={"empty": empty}, acquisition=acquisition, noise_share=share)
         variances.append(simulate_pair(config, seed=0, sample_noise=sample).tomogram.var().item())
     # Images are divided by their mean or deviation alike in all three; counting noise alone has variance 1.
-    record = simulate_pair(SimulationConfig(specimens={"empty": empty}, acquisition=acquisition), seed=0).record
+    record = simulate_pair(
+        SimulationConfig(specimens={"empty": empty}, acquisition=acquisition), seed=0
+    ).record
     ratio = np.array(variances) / variances[0]
     expected = [1, 2, 4] if record["processing"]["normalised_by"] == "mean" else [1, 1, 1]
     np.testing.assert_allclose(ratio, expected, rtol=0.05)
@@ -93,5 +95,5 @@ def test_pairs_of_different_shapes_are_refused(tmp_path):
 @pytest.mark.parametrize("names", [("nowhere",), ()])
 def test_structures_that_are_not_there_are_refused(tmp_path, names):
     paths = [tmp_path / n for n in names] or [tmp_path]
-    with pytest.raises(ValueError, match="no such file|holds no structure"):
+    with pytest.raises(ValueError, match=r"no such file|holds no structure"):
         find_structures(paths)

@@ -1,6 +1,6 @@
 """Stage 2: from a density to the tilt series that a microscope records."""
 
-from cryomend.acquisition.acquire import Exposure, acquire_tilt_series, match_noise
+from cryomend.acquisition.acquire import Exposure, acquire_tilt_series
 from cryomend.acquisition.ctf import Optics, contrast_transfer
 from cryomend.acquisition.files import acquire_file, choose_angles
 
@@ -11,5 +11,4 @@ __all__ = [
     "acquire_tilt_series",
     "choose_angles",
     "contrast_transfer",
-    "match_noise",
 ]

@@ -18,12 +18,13 @@ from cryomend.acquisition.exposure import (
     radiation_damage,
     thickness_transmission,
 )
-from cryomend.projection import project_density
 from cryomend.config import AcquisitionConfig
 from cryomend.fourier import filter_fourier
 from cryomend.geometry import tilt_angles_from_range
+from cryomend.mixing import mix_noise
+from cryomend.projection import project_density
 
-__all__ = ["Exposure", "acquire_tilt_series", "draw_exposure", "draw_tilt_angles", "match_noise"]
+__all__ = ["Exposure", "acquire_tilt_series", "draw_exposure", "draw_tilt_angles"]
 
 
 @dataclass(frozen=True)
@@ -165,34 +166,8 @@ def acquire_tilt_series(
     if exposure.snr is not None:
         if noise is None:
             noise = torch.randn(series.shape, generator=generator, device=device)
-        series = match_noise(series, noise, snr=exposure.snr)
+        series = mix_noise(series, noise, snr=exposure.snr)
     return series
-
-
-def match_noise(tilt_series: Tensor, noise: Tensor, *, snr: float) -> Tensor:
-    """Add noise scaled, tilt by tilt, so that signal over noise power is ``snr``.
-
-    Power is variance about the tilt's mean, so offsets do not matter.
-
-    Parameters
-    ----------
-    tilt_series, noise : Tensor, shape (tilt, Y, X)
-        Noise-free images and noise of any variance.
-    snr : float
-        Linear power ratio.
-
-    Raises
-    ------
-    ValueError
-        If the shapes differ or the ratio is not positive.
-    """
-    if tilt_series.shape != noise.shape:
-        raise ValueError(f"noise of shape {tuple(noise.shape)} on tilts of shape {tuple(tilt_series.shape)}")
-    if snr <= 0:
-        raise ValueError(f"snr must be positive, got {snr:g}")
-    centred = noise - noise.mean(dim=(1, 2), keepdim=True)
-    power = tilt_series.var(dim=(1, 2), keepdim=True) / snr
-    return tilt_series + centred * (power / centred.var(dim=(1, 2), keepdim=True).clamp(min=1e-30)).sqrt()
 
 
 def _shift_phase(shape: tuple[int, int], shift_yx_px: Tensor) -> Tensor:

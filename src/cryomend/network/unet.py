@@ -6,6 +6,7 @@ One network does both tasks, denoising and filling the wedge: standardised tomog
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -60,7 +61,7 @@ class RestorationUNet(nn.Module):
         first = 8 if stem == "halve" else 1
         widths = [first, *channels]
         self.encoder = nn.ModuleList(
-            _convolutions(a, b, convs_per_level) for a, b in zip(widths[:-1], widths[1:], strict=True)
+            _convolutions(a, b, convs_per_level) for a, b in itertools.pairwise(widths)
         )
         self.decoder = nn.ModuleList(
             _convolutions(deep + skip, skip, convs_per_level)

@@ -16,7 +16,7 @@ from cryomend.noise.patches import (
     read_patches,
     write_patches,
 )
-from cryomend.noise.sample import mix_noise, sample_noise, sample_noise_file
+from cryomend.noise.sample import sample_noise, sample_noise_file
 from cryomend.noise.spectral import estimate_power_spectrum
 from cryomend.noise.wgan import train_wgan
 
@@ -36,7 +36,6 @@ __all__ = [
     "fit_noise_file",
     "gradient_penalty",
     "load_noise_model",
-    "mix_noise",
     "read_patches",
     "sample_noise",
     "sample_noise_file",

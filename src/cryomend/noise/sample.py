@@ -1,4 +1,4 @@
-"""Make noise tilts of any size from a noise model, and mix noise into tilt series.
+"""Make noise tilts of any size from a noise model.
 
 Last step of the noise stage; simulation takes its learned noise from here.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 from cryomend.io import InputError, check_writable, read_tilt_angles, write_volume
 from cryomend.noise.model import NoiseModel, load_noise_model
 
-__all__ = ["mix_noise", "sample_noise", "sample_noise_file"]
+__all__ = ["sample_noise", "sample_noise_file"]
 
 
 def sample_noise(
@@ -98,42 +98,6 @@ def blend_patches(
             y, x = ((o + s) % side for o, s in zip(offset, (shift_y, shift_x), strict=True))
             blended += mosaic[y : y + shape[0], x : x + shape[1]]
     return blended
-
-
-def mix_noise(tilt_series: Tensor, noise: Tensor, *, snr: float | Tensor) -> Tensor:
-    """Add noise to a tilt series at a given signal-to-noise ratio, tilt by tilt.
-
-    Parameters
-    ----------
-    tilt_series : Tensor, shape (tilt, Y, X)
-        Signal without noise, any units and offset.
-    noise : Tensor, shape (tilt, Y, X)
-        Noise of any scale and offset; its offset is taken away.
-    snr : float or Tensor, shape (tilt,)
-        Linear power ratio: variance of the signal over variance of the noise, both about the tilt's mean.
-
-    Returns
-    -------
-    Tensor, shape (tilt, Y, X)
-
-    Raises
-    ------
-    ValueError
-        If shapes differ, ``snr`` is not positive, or a tilt of either is constant.
-    """
-    if tilt_series.shape != noise.shape:
-        raise ValueError(
-            f"tilt series {tuple(tilt_series.shape)} and noise {tuple(noise.shape)} differ in shape"
-        )
-    ratio = torch.as_tensor(snr, dtype=tilt_series.dtype, device=tilt_series.device).reshape(-1, 1, 1)
-    if not bool((ratio > 0).all()):
-        raise ValueError("snr must be positive: it is a linear power ratio, not decibels")
-    signal_power = tilt_series.var(dim=(1, 2), keepdim=True)
-    noise_power = noise.var(dim=(1, 2), keepdim=True)
-    if not bool((signal_power > 0).all() and (noise_power > 0).all()):
-        raise ValueError("a constant tilt has no power: signal-to-noise is undefined")
-    centred = noise - noise.mean(dim=(1, 2), keepdim=True)
-    return tilt_series + centred * (signal_power / (ratio * noise_power)).sqrt()
 
 
 def sample_noise_file(

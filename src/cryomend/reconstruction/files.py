@@ -57,7 +57,8 @@ def reconstruct_file(
     series = read_stack(stack, pixel_size=pixel_size)
     if len(angles) != len(series.data):
         raise InputError(
-            f"{tilt_angles} has {len(angles)} angles but {stack} has {len(series.data)} images; give the list of this stack"
+            f"{tilt_angles} has {len(angles)} angles but {stack} has {len(series.data)} images; "
+            "give the list of this stack"
         )
     if series.voxel_size <= 0:
         raise InputError(f"{stack} has pixel size 0 in its header; pass --pixel-size with the size in Å")

@@ -96,7 +96,8 @@ def reconstruct_wbp(
     Raises
     ------
     ValueError
-        If the counts of angles and images differ, an angle lies outside ±90, or the thickness is not positive.
+        If the counts of angles and images differ, an angle lies outside ±90, or the thickness is
+        not positive.
     """
     if thickness < 1:
         raise ValueError(f"thickness must be at least 1 voxel, got {thickness}")

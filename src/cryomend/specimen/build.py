@@ -204,7 +204,7 @@ def _fill_with_macromolecules(
     """Place species in random proportions, large before small, up to the drawn occupancy."""
     target = packing.occupancy + float(rng.uniform(*config.occupancy))
     species = [_pick_species(rng, config, structures) for _ in range(_count(rng, config.species))]
-    shares = rng.dirichlet(np.ones(len(species))) if species else []
+    shares = rng.dirichlet(np.ones(len(species))) if species else np.zeros(0)
     budget = (target - packing.occupancy) * packing.instances[packing.slab[0] : packing.slab[1]].size
     for share, one in sorted(zip(shares, species, strict=True), key=lambda item: -item[1].radius):
         cost = len(packing.footprint(one, np.eye(3)))

@@ -131,7 +131,7 @@ class Packing:
         return False
 
     def _all_free(self, cells: NDArray[np.int64], centres: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """For each centre: do all ``cells`` around it that lie inside the volume stand free?"""
+        """Tell for each centre whether all ``cells`` around it that lie inside the volume are free."""
         z, y, x = np.moveaxis(cells[None] + centres[:, None], -1, 0)
         outside = (y < 0) | (y >= self.shape[1]) | (x < 0) | (x >= self.shape[2])
         taken = self.instances[z, y.clip(0, self.shape[1] - 1), x.clip(0, self.shape[2] - 1)] > 0

@@ -35,7 +35,8 @@ def find_pairs(directory: Path) -> list[str]:
     }
     if lonely := sorted(names["input"] ^ names["target"]):
         raise InputError(
-            f"{directory}: no partner for {', '.join(lonely[:5])}; a pair is NAME_input.mrc and NAME_target.mrc"
+            f"{directory}: no partner for {', '.join(lonely[:5])}; "
+            "a pair is NAME_input.mrc and NAME_target.mrc"
         )
     if not names["input"]:
         raise InputError(
@@ -68,7 +69,8 @@ def train_from_folder(
     Raises
     ------
     cryomend.io.InputError
-        If the pairs are missing or too small for the crops, the output cannot be written, or there is nothing to resume.
+        If the pairs are missing or too small for the crops, the output cannot be written, or there
+        is nothing to resume.
     """
     # Adam's second moments become denormal numbers, which cost a CPU ten times the time. The flag holds
     # for threads started after it, hence before anything else.

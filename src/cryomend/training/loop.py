@@ -178,7 +178,7 @@ class Trainer:
         try:
             with safe_open(path, framework="pt") as file:
                 header = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                tensors = {key: file.get_tensor(key) for key in file.keys()}
             facts = json.loads(header["facts"])
         except Exception as error:
             raise InputError(
@@ -220,7 +220,8 @@ class Trainer:
             )
             for _ in range(self.config.batch)
         ]
-        x, y = (torch.stack([c[i] for c in crops])[:, None] for i in (0, 1))
+        x = torch.stack([c[0] for c in crops])[:, None]
+        y = torch.stack([c[1] for c in crops])[:, None]
         measured = None
         if self.config.lambda_recon > 0 and self.rng.random() < self.config.recon_share:
             # A rotated crop has its own wedge elsewhere; one in the true pose needs a turned extra wedge.

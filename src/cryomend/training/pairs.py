@@ -21,12 +21,12 @@ from cryomend.acquisition.acquire import (
     acquire_tilt_series,
     draw_exposure,
     draw_tilt_angles,
-    match_noise,
 )
 from cryomend.acquisition.ctf import contrast_transfer
 from cryomend.config import AcquisitionConfig, SimulationConfig, SpecimenConfig
 from cryomend.fourier import filter_fourier
 from cryomend.io import read_volume, write_json, write_volume
+from cryomend.mixing import mix_noise
 from cryomend.reconstruction.wbp import reconstruct_wbp
 from cryomend.specimen.build import Specimen, build_specimen
 from cryomend.specimen.macromolecule import Macromolecule
@@ -177,7 +177,7 @@ def tomogram_of(
 
 
 def write_pair(directory: Path, name: str, pair: Pair) -> None:
-    """Write ``NAME_input.mrc``, ``NAME_target.mrc`` and ``NAME.json``; the last says that the pair is complete."""
+    """Write ``NAME_input.mrc``, ``NAME_target.mrc`` and, when both are complete, ``NAME.json``."""
     tomogram, target, record = pair_paths(directory, name)
     write_volume(tomogram, pair.tomogram.cpu().numpy(), voxel_size=pair.voxel_size)
     write_volume(target, pair.density.cpu().numpy(), voxel_size=pair.voxel_size)
@@ -248,6 +248,4 @@ def _mix_in_learned_noise(
     counting = tilt_series.mean(dim=(1, 2))
     power = counting * share / max(1 - share, 1e-3)
     snr = tilt_series.var(dim=(1, 2)) / power.clamp(min=1e-12)
-    return torch.cat(
-        [match_noise(s[None], n[None], snr=float(r)) for s, n, r in zip(tilt_series, noise, snr, strict=True)]
-    )
+    return mix_noise(tilt_series, noise, snr=snr)

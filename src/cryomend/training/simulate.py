@@ -154,7 +154,7 @@ def simulate_to_folder(
 
 
 @dataclass(frozen=True)
-class noise_sampler:  # noqa: N801 - used as a function; a class only so that workers can receive it
+class noise_sampler:
     """Noise tilts of unit variance from a model file, loaded in the process that uses it."""
 
     path: Path
