@@ -1,6 +1,6 @@
 """Score the default model on simulated tomograms whose structures it never saw.
 
-    python benchmarks/held_out.py --structures DIR --membrane-structures DIR
+Run ``python benchmarks/held_out.py --structures DIR --membrane-structures DIR``.
 
 Each kind of specimen of configs/held-out.yaml is simulated, reconstructed by WBP and restored; the
 table compares WBP, the best Gaussian filter (its width chosen with the truth in hand) and the

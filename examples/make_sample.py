@@ -1,6 +1,6 @@
 """Make the sample tomogram that comes with the package, from nothing but code.
 
-    python examples/make_sample.py sample.mrc
+Run ``python examples/make_sample.py sample.mrc``.
 
 Vesicles with proteins, a microtubule and made-up macromolecules in 80 nm of ice, recorded with 100 e⁻/Å²
 from -60 to +60 degrees and reconstructed by WBP, stored as 16-bit integers (3.7 MB). Its

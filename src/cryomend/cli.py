@@ -74,6 +74,7 @@ def acquire(
         float | None, typer.Option(help="signal over noise power instead of counting noise")
     ] = None,
     fluence: Annotated[float | None, typer.Option(help="e⁻/Å² over the whole series")] = None,
+    voxel_size: Annotated[float | None, typer.Option(help="Å; replaces the header's")] = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -86,8 +87,9 @@ def acquire(
     settings = load_config(AcquisitionConfig, config, snr=snr, fluence=dose)
     angles = choose_angles(tilt_angles, tilt_range)
     stack = acquire_file(
-        density, output, config=settings, tilt_angles=angles, seed=seed, device=choose_device(device)
-    )
+        density, output, config=settings, tilt_angles=angles, seed=seed, voxel_size=voxel_size,
+        device=choose_device(device),
+    )  # fmt: skip
     typer.echo(f"wrote {stack}", err=True)
 
 
@@ -107,10 +109,11 @@ def simulate(
     from cryomend.training.simulate import simulate_to_folder
 
     settings = load_recipe(config).simulation
-    with _progress_bar("simulating", count) as advance:
+    with _progress_bar("simulating") as show:
         simulate_to_folder(
             settings, output, count=count, seed=seed, structures=structures or [],
-            membrane_structures=membrane_structures or [], noise=noise, workers=workers, on_done=advance,
+            membrane_structures=membrane_structures or [], noise=noise, workers=workers,
+            on_done=lambda done: show(done / count, f"simulated {done} of {count}"),
         )  # fmt: skip
 
 
@@ -136,9 +139,10 @@ def reconstruct(
 
 @app.command()
 def train(
-    pairs: Annotated[Path, typer.Argument(help="folder written by `cryomend simulate`")],
+    pairs: Annotated[list[Path], typer.Argument(help="folders written by `cryomend simulate`")],
     output: Annotated[Path, typer.Option("-o", "--output", help="model (safetensors)")],
     config: ConfigFile = None,
+    start_from: Annotated[Path | None, typer.Option(help="model whose weights to begin with")] = None,
     max_minutes: Annotated[float | None, typer.Option(min=0, help="wall-clock limit")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on from OUTPUT.checkpoint")] = False,
     seed: Seed = 0,
@@ -147,47 +151,52 @@ def train(
     """Train the restoration network on simulated pairs."""
     from cryomend.config import load_recipe
     from cryomend.restoration.predict import choose_device
-    from cryomend.training.files import train_from_folder
+    from cryomend.training.files import train_from_folders
 
     settings = load_recipe(config).training
     with _training_progress() as show:
-        facts = train_from_folder(
-            pairs, output, config=settings, seed=seed, device=choose_device(device), max_minutes=max_minutes,
-            resume=resume, on_step=show,
+        facts = train_from_folders(
+            pairs, output, config=settings, start_from=start_from, seed=seed, device=choose_device(device),
+            max_minutes=max_minutes, resume=resume, on_step=show,
         )  # fmt: skip
     typer.echo(f"wrote {output}: validation correlation {facts['validation_correlation']}", err=True)
 
 
 @contextmanager
-def _progress_bar(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """Show a bar with count and time left on stderr; yields what moves it by one."""
+def _progress_bar(what: str) -> Iterator[Callable[[float, str], None]]:
+    """Show a bar with the time left on stderr; yields what sets the share done and the text."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda: bar.advance(task)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task(what, total=1.0)
+
+    def show(share: float, text: str) -> None:
+        bar.start()  # only now: an error before the first step is to stand alone in one line
+        bar.update(task, completed=min(share, 1.0), description=text)
+
+    try:
+        yield show
+    except Exception:
+        bar.remove_task(task)  # so is one after it
+        raise
+    finally:
+        bar.stop()
 
 
 @contextmanager
 def _training_progress() -> Iterator[Callable[[Any, float], None]]:
     """Show step, smoothed loss, best validation score and time left on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
     smooth: list[float] = []
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("training", total=1.0)
+    with _progress_bar("training") as show:
 
-        def show(trainer: Any, loss: float) -> None:
+        def on_step(trainer: Any, loss: float) -> None:
             smooth[:] = [0.98 * smooth[0] + 0.02 * loss] if smooth else [loss]
             best = f", best validation {trainer.best_score:.4f}" if trainer.best_score > -1 else ""
-            text = f"step {trainer.step}, loss {smooth[0]:.4f}{best}"
-            bar.update(task, completed=min(trainer.progress, 1.0), description=text)
+            show(trainer.progress, f"step {trainer.step}, loss {smooth[0]:.4f}{best}")
 
-        yield show
+        yield on_step
 
 
 # ---- noise ----------------------------------------------------------------------------------------
@@ -230,31 +239,11 @@ def noise_fit(
     from cryomend.restoration.predict import choose_device
 
     settings = load_config(NoiseConfig, config)
-    with _noise_progress() as advance:
+    with _progress_bar("fit") as show:
         fit_noise_file(
             patches, output, kind=model, config=settings, seed=seed, device=choose_device(device),
-            max_minutes=max_minutes, resume=resume, on_progress=advance,
+            max_minutes=max_minutes, resume=resume, on_progress=show,
         )  # fmt: skip
-
-
-@contextmanager
-def _noise_progress() -> Iterator[Callable[[float, str], None]]:
-    """Show a bar with the time left on stderr; yields what moves it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=Console(stderr=True))
-    task = bar.add_task("fit", total=1.0)
-
-    def advance(share: float, text: str) -> None:
-        bar.start()  # only now: an error before the first step is to stand alone in one line
-        bar.update(task, completed=share, description=text)
-
-    try:
-        yield advance
-    finally:
-        bar.stop()
 
 
 @noise_app.command("sample")

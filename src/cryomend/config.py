@@ -71,13 +71,17 @@ class SpecimenConfig(StageConfig):
     )
     vesicles: CountRange = Field((0, 0), description="number of closed membranes")
     vesicle_radius: PositiveRange = Field((150.0, 450.0), description="mean radius, Å")
-    vesicle_axis_ratio: PositiveRange = Field((1.0, 1.0), description="longest over shortest axis; 1 is a sphere")
+    vesicle_axis_ratio: PositiveRange = Field(
+        (1.0, 1.0), description="longest over shortest axis; 1 is a sphere"
+    )
     membrane_proteins: NotNegativeRange = Field((0.5, 4.0), description="per 10,000 Å² of membrane")
     shells: CountRange = Field((0, 0), description="number of closed protein shells without a membrane")
     filaments: CountRange = Field((0, 0), description="number of filaments")
     microtubule_share: float = Field(0.4, ge=0, le=1, description="share of filaments that are microtubules")
     gold: CountRange = Field((0, 0), description="number of gold beads")
-    contrast: NotNegativeRange = Field((0.8, 1.25), description="factor on the potential of each species and membrane")
+    contrast: NotNegativeRange = Field(
+        (0.8, 1.25), description="factor on the potential of each species and membrane"
+    )
     blur: NotNegativeRange = Field((5.0, 9.0), description="standard deviation of the final Gaussian blur, Å")
 
 
@@ -95,7 +99,12 @@ class AcquisitionConfig(StageConfig):
     snr: float | None = Field(
         None, gt=0, description="signal over noise power per tilt; replaces counting noise when given"
     )
-    mean_free_path: PositiveRange = Field((2500.0, 4000.0), description="of what removes electrons from the image, Å")
+    mean_free_path: PositiveRange = Field(
+        (2500.0, 4000.0), description="of what removes electrons from the image, Å"
+    )
+    dqe: MtfRange = Field(
+        (1.0, 1.0), description="detective quantum efficiency: share of the electrons that counts, up to 1"
+    )
     mtf_nyquist: MtfRange = Field((0.4, 0.9), description="detector MTF at Nyquist")
     misalignment: NotNegativeRange = Field((0.0, 4.0), description="standard deviation of residual shifts, Å")
     radiation_damage: bool = Field(True, description="fade by the critical-exposure curve")
@@ -118,7 +127,9 @@ class SimulationConfig(StageConfig):
     acquisition: AcquisitionConfig = Field(
         default_factory=AcquisitionConfig, description="the microscope of all pairs"
     )
-    voxel_size: PositiveRange | None = Field(None, description="drawn per pair, Å; each kind's own if not given")
+    voxel_size: PositiveRange | None = Field(
+        None, description="drawn per pair, Å; each kind's own if not given"
+    )
     solvent_variation: NotNegativeRange = Field(
         (0.0, 0.0),
         description="standard deviation of what the ice holds unresolved, V per voxel; not in the target",

@@ -24,7 +24,7 @@ def tilt_angles_from_range(tilt_min: float, tilt_max: float, step: float) -> NDA
     ValueError
         If the step is not positive or the range is empty or leaves [-90, 90].
     """
-    if step <= 0:
+    if not 0 < step < math.inf:
         raise ValueError(f"tilt step must be positive, got {step:g}")
     if not -90 <= tilt_min < tilt_max <= 90:
         raise ValueError(f"need -90 <= tilt_min < tilt_max <= 90, got {tilt_min:g}, {tilt_max:g}")

@@ -32,7 +32,8 @@ class Exposure:
     """How one tilt series is recorded; units as in CONVENTIONS.md.
 
     ``thickness`` of the ice in Å, ``misalignment`` the standard deviation of residual shifts in Å,
-    ``snr`` replaces counting by white noise of that power ratio when given.
+    ``dqe`` the share of the electrons that counts; ``snr`` replaces counting by white noise of that
+    power ratio when given.
     """
 
     optics: Optics
@@ -44,6 +45,7 @@ class Exposure:
     mean_free_path: float = 3200.0
     mtf_nyquist: float = 0.6
     misalignment: float = 0.0
+    dqe: float = 1.0
     damage: bool = True
     snr: float | None = None
 
@@ -78,6 +80,7 @@ def draw_exposure(config: AcquisitionConfig, rng: np.random.Generator, *, thickn
         mean_free_path=draw(config.mean_free_path),
         mtf_nyquist=draw(config.mtf_nyquist),
         misalignment=draw(config.misalignment),
+        dqe=draw(config.dqe),
         damage=config.radiation_damage,
         snr=config.snr,
     )
@@ -157,7 +160,7 @@ def acquire_tilt_series(
             shift = exposure.misalignment / pixel_size * torch.randn(2, generator=generator, device=device)
             transfer = transfer * _shift_phase(shape, shift)
         contrast = filter_fourier(image, transfer)
-        electrons = per_tilt * pixel_size**2 * float(passed[i])
+        electrons = per_tilt * pixel_size**2 * float(passed[i]) * exposure.dqe
         if exposure.snr is None:
             counts = count_electrons(electrons * (1 + contrast), generator)
             series[i] = filter_fourier(counts, mtf)

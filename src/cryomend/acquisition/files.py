@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 from cryomend.acquisition.acquire import acquire_tilt_series, draw_exposure, draw_tilt_angles
 from cryomend.config import AcquisitionConfig
 from cryomend.geometry import tilt_angles_from_range
-from cryomend.io import InputError, read_tilt_angles, read_volume, write_json, write_tilt_angles, write_volume
+from cryomend.io import (
+    InputError,
+    check_folder,
+    read_tilt_angles,
+    read_volume,
+    write_json,
+    write_tilt_angles,
+    write_volume,
+)
 
 __all__ = ["acquire_file", "choose_angles"]
 
@@ -43,6 +51,7 @@ def acquire_file(
     config: AcquisitionConfig,
     tilt_angles: NDArray[Any] | None,
     seed: int,
+    voxel_size: float | None = None,
     device: torch.device | str = "cpu",
 ) -> Path:
     """Record a tilt series of a density in V and write stack, ``.tlt`` and ``acquisition.json``.
@@ -59,6 +68,8 @@ def acquire_file(
         Degrees; drawn from the configuration if None.
     seed : int
         Equal seeds give equal stacks.
+    voxel_size : float, optional
+        Å; replaces the header's.
     device : torch.device or str
         Where it runs.
 
@@ -70,9 +81,10 @@ def acquire_file(
     Raises
     ------
     cryomend.io.InputError
-        If the density cannot be read.
+        If the density cannot be read or the folder cannot be written.
     """
-    volume = read_volume(density_path)
+    check_folder(directory)
+    volume = read_volume(density_path, voxel_size=voxel_size)
     rng = np.random.default_rng(seed)
     generator = torch.Generator(device=device).manual_seed(seed)
     angles = (

@@ -7,13 +7,14 @@ line that names the file and the next step. Outputs appear under their name only
 from cryomend.io.angles import find_tilt_angles, read_tilt_angles, write_tilt_angles
 from cryomend.io.description import describe_file
 from cryomend.io.mrc import Volume, read_stack, read_volume, write_volume
-from cryomend.io.path import InputError, atomic_path, check_writable, existing_file
+from cryomend.io.path import InputError, atomic_path, check_folder, check_writable, existing_file
 from cryomend.io.text import read_toml, write_json
 
 __all__ = [
     "InputError",
     "Volume",
     "atomic_path",
+    "check_folder",
     "check_writable",
     "describe_file",
     "existing_file",

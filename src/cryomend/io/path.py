@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["InputError", "atomic_path", "check_writable", "existing_file", "reason"]
+__all__ = ["InputError", "atomic_path", "check_folder", "check_writable", "existing_file", "reason"]
 
 
 class InputError(ValueError):
@@ -99,3 +99,25 @@ def check_writable(path: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise InputError(f"cannot write {final}: {reason(error)}; choose another place") from error
     return final
+
+
+def check_folder(path: str | os.PathLike[str]) -> Path:
+    """Make sure that files can be written into a folder, before any work is done for it.
+
+    The folder need not exist, and is not made yet: then the one that it will stand in is tried.
+
+    Raises
+    ------
+    InputError
+        If ``path`` or what it would stand in is no directory or cannot be written.
+    """
+    folder = Path(path)
+    try:
+        place = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+        if not place.is_dir():
+            raise InputError(f"cannot write into {folder}: {place} is not a directory; choose another place")
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write into {folder}: {reason(error)}; choose another place") from error
+    return folder

@@ -46,13 +46,16 @@ def reconstruct_file(
     ------
     cryomend.io.InputError
         If a file cannot be read, the number of angles differs from the stack, the header has no
-        pixel size and none is given, the method is unknown or the thickness below 1.
+        pixel size and none is given, the method is unknown, the thickness below 1, or the output is
+        the stack.
     """
     if method != "wbp":
         raise InputError(f"unknown method {method!r}; this version reconstructs with wbp")
     if thickness < 1:
         raise InputError(f"--thickness must be at least 1 voxel, got {thickness}")
     check_writable(output)
+    if output.resolve() == stack.resolve():
+        raise InputError(f"the tomogram would overwrite the stack {stack}; choose another -o")
     angles = read_tilt_angles(tilt_angles)
     series = read_stack(stack, pixel_size=pixel_size)
     if len(angles) != len(series.data):

@@ -117,7 +117,7 @@ def read_atoms(path: str | Path) -> tuple[NDArray[np.float32], list[str]]:
 
     try:
         structure = gemmi.read_structure(str(path))
-    except (RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError, IndexError, OSError) as error:  # IndexError: an empty mmCIF
         raise ValueError(f"{path}: not a readable PDB or mmCIF file ({str(error).splitlines()[0]})") from None
     structure.setup_entities()
     structure.remove_waters()
@@ -127,6 +127,8 @@ def read_atoms(path: str | Path) -> tuple[NDArray[np.float32], list[str]]:
         structure.transform_to_assembly(structure.assemblies[0].name, gemmi.HowToNameCopiedChain.Short)
     atoms = [cra.atom for cra in structure[0].all()]
     positions = np.array([a.pos.tolist() for a in atoms], dtype=np.float32)[:, ::-1]
+    if not np.isfinite(positions).all():
+        raise ValueError(f"{path}: holds atoms without coordinates; remove them from the file")
     return np.ascontiguousarray(positions), [a.element.name for a in atoms]
 
 
@@ -139,7 +141,10 @@ def beads_from_atoms(path: str | Path, *, spacing: float = 4.0) -> Macromolecule
         As `read_atoms` and `atom_weights`.
     """
     positions, elements = read_atoms(path)
-    weights = atom_weights(elements, implicit_hydrogens="H" not in elements)
+    try:
+        weights = atom_weights(elements, implicit_hydrogens="H" not in elements)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; remove such atoms from the file") from None
     cells = np.floor((positions - positions.min(0)) / spacing).astype(np.int64)
     _, inverse = np.unique(cells, axis=0, return_inverse=True)
     inverse = inverse.reshape(-1)

@@ -54,7 +54,10 @@ class Packing:
 
     def __post_init__(self) -> None:
         if not 0 <= self.slab[0] < self.slab[1] <= self.shape[0]:
-            raise ValueError(f"slab {self.slab} is empty or leaves the {self.shape[0]} planes of the volume")
+            raise ValueError(
+                f"slab {self.slab} is empty or leaves the {self.shape[0]} planes of the volume; make the "
+                "volume (shape) higher or the free ice (slab_margin) thinner"
+            )
         self.instances = np.zeros(self.shape, dtype=np.int32)
 
     @property

@@ -1,8 +1,8 @@
 """Stage 6: simulated pairs and the training loop."""
 
-from cryomend.training.files import find_pairs, train_from_folder
+from cryomend.training.files import find_pairs, train_from_folders
 from cryomend.training.loop import Trainer
 from cryomend.training.pairs import simulate_pair
 from cryomend.training.simulate import simulate_pairs
 
-__all__ = ["Trainer", "find_pairs", "simulate_pair", "simulate_pairs", "train_from_folder"]
+__all__ = ["Trainer", "find_pairs", "simulate_pair", "simulate_pairs", "train_from_folders"]

@@ -57,6 +57,8 @@ class Trainer:
         Where the network runs.
     max_minutes : float, optional
         Wall clock after which training ends; the learning rate then falls with the time spent.
+    initial : dict of Tensor, optional
+        Weights to begin with instead of random ones.
     """
 
     config: TrainingConfig
@@ -65,6 +67,7 @@ class Trainer:
     seed: int = 0
     device: torch.device | str = "cpu"
     max_minutes: float | None = None
+    initial: dict[str, Tensor] | None = None
     step: int = field(init=False, default=0)
     seconds: float = field(init=False, default=0.0)
     best_score: float = field(init=False, default=-math.inf)
@@ -73,6 +76,8 @@ class Trainer:
         torch.manual_seed(self.seed)
         self.rng = np.random.default_rng(self.seed)
         network = RestorationUNet(**network_arguments(self.config))
+        if self.initial is not None:
+            network.load_state_dict(self.initial)
         self.network = network.to(self.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         self.best = {k: v.clone() for k, v in self.average.items()}

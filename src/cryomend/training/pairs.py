@@ -178,6 +178,7 @@ def tomogram_of(
 
 def write_pair(directory: Path, name: str, pair: Pair) -> None:
     """Write ``NAME_input.mrc``, ``NAME_target.mrc`` and, when both are complete, ``NAME.json``."""
+    directory.mkdir(parents=True, exist_ok=True)
     tomogram, target, record = pair_paths(directory, name)
     write_volume(tomogram, pair.tomogram.cpu().numpy(), voxel_size=pair.voxel_size)
     write_volume(target, pair.density.cpu().numpy(), voxel_size=pair.voxel_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryomend.config import SimulationConfig, SpecimenConfig
-from cryomend.io import write_json
+from cryomend.io import check_folder, write_json
 from cryomend.noise.model import load_noise_model
 from cryomend.noise.sample import sample_noise
 from cryomend.restoration.predict import choose_device
@@ -70,25 +71,26 @@ def simulate_pairs(
     membrane_structures: Sequence[Macromolecule] = (),
     sample_noise: NoiseSampler | None = None,
     workers: int = 1,
-    on_done: Callable[[], None] = lambda: None,
+    on_done: Callable[[int], None] = lambda done: None,
 ) -> list[str]:
     """Simulate pairs ``SEED`` to ``SEED + count - 1``; those that stand complete are left alone.
+
+    ``on_done`` is called with the number of pairs that stand, once before the first is made.
 
     Returns
     -------
     list of str
         Names of all pairs asked for.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     names = {f"pair_{s:06d}": s for s in range(seed, seed + count)}
     todo = {n: s for n, s in names.items() if not pair_paths(directory, n)[2].exists()}
-    for _ in range(count - len(todo)):
-        on_done()
+    done = itertools.count(count - len(todo))
+    on_done(next(done))
     shared = (config, directory, tuple(structures), tuple(membrane_structures), sample_noise)
     if workers <= 1:
         for name, one in todo.items():
             _simulate_one(name, one, *shared)
-            on_done()
+            on_done(next(done))
         return list(names)
     context = multiprocessing.get_context("spawn")  # forking after torch has started threads can hang
     with ProcessPoolExecutor(
@@ -96,7 +98,7 @@ def simulate_pairs(
     ) as pool:
         for future in as_completed([pool.submit(_simulate_one, n, s, *shared) for n, s in todo.items()]):
             future.result()
-            on_done()
+            on_done(next(done))
     return list(names)
 
 
@@ -129,17 +131,20 @@ def simulate_to_folder(
     membrane_structures: Sequence[Path] = (),
     noise: Path | None = None,
     workers: int = 1,
-    on_done: Callable[[], None] = lambda: None,
+    on_done: Callable[[int], None] = lambda done: None,
 ) -> None:
     """`simulate_pairs` with the structures and the noise model given as files.
 
     Raises
     ------
     cryomend.io.InputError
-        If the noise model is none.
+        If the noise model is none, or the folder cannot be written.
     ValueError
         If a structure cannot be found or read.
     """
+    check_folder(directory)
+    if noise is not None:
+        load_noise_model(noise)  # refused now, not after the first specimen
     simulate_pairs(
         config,
         directory,
@@ -181,6 +186,7 @@ def make_specimen(
     device: str,
 ) -> str:
     """Build one specimen from structure files, write it and its configuration, say what stands in it."""
+    check_folder(directory)
     specimen = build_specimen(
         config,
         rng=np.random.default_rng(seed),
