@@ -2,10 +2,11 @@
 
 Run ``python benchmarks/microtubule_ring.py RAW RESTORED [--picture OUT.png]``.
 
-Both are MRC tomograms with protein bright and one microtubule that runs near Y. The direction is found on
-the raw volume and used for both. The wall is the maximum between 7 and 17 nm from the centre in each of twelve
-sectors of 30 degrees; the weakest of them is given in units of the mean of the sides (within 45 degrees of
-the x axis), and the elongation is the wall's diameter along z over that along x.
+Both are MRC tomograms with protein bright and one microtubule near Y. The direction is found on
+the raw volume and used for both. The wall is the maximum between 7 and 17 nm from the centre in
+each of twelve sectors of 30 degrees; the weakest of them is given in units of the mean of
+the sides (within 45 degrees of the x axis), and the elongation is the wall's diameter along z over
+that along x.
 """
 
 from __future__ import annotations

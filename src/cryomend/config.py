@@ -119,7 +119,7 @@ class AcquisitionConfig(StageConfig):
 
 
 class SimulationConfig(StageConfig):
-    """Training pairs: kinds of specimens with their shares, one microscope."""
+    """Training pairs: kinds of specimens, one microscope."""
 
     specimens: dict[str, SpecimenConfig] = Field(
         default_factory=dict, description="named kinds; one is drawn per pair"

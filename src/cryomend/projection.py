@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-__all__ = ["backproject", "project_density", "ray_matrix"]
+__all__ = ["backproject", "interpolate_rays", "project_density", "ray_matrix", "voxel_matrix"]
 
 
 def ray_matrix(
@@ -47,10 +47,7 @@ def ray_matrix(
         If an angle lies outside [-90, 90].
     """
     detector_width = detector_width or width
-    if np.any(np.abs(tilt_angles) > 90):
-        raise ValueError(
-            f"tilt angles must lie within ±90 degrees, got {float(np.max(np.abs(tilt_angles))):g}"
-        )
+    _require_tilts(tilt_angles)
     rays = np.arange(detector_width) - detector_width // 2
     rows, columns, weights = [], [], []
     for i, angle in enumerate(np.radians(np.asarray(tilt_angles, dtype=np.float64))):
@@ -74,23 +71,68 @@ def ray_matrix(
     return csr_matrix((np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns))), shape=shape)
 
 
-@lru_cache(maxsize=4)
-def _sparse_pair(depth: int, width: int, angles: tuple[float, ...], device: str) -> tuple[Tensor, Tensor]:
+def voxel_matrix(depth: int, width: int, tilt_angles: NDArray[Any]) -> csr_matrix:
+    """Matrix that reads each tilt where each voxel of a (z, x) plane projects, linearly interpolated.
+
+    Its rows sum to one per tilt, so that a constant image smears into a constant; the adjoint of
+    the ray-driven projector does not (0.8 to 1.4 at 45 degrees) and would imprint that on noise.
+
+    Returns
+    -------
+    scipy.sparse.csr_matrix, shape (depth * width, tilt * width)
+        float32.
+
+    Raises
+    ------
+    ValueError
+        If an angle lies outside [-90, 90].
+    """
+    _require_tilts(tilt_angles)
+    z, x = np.meshgrid(np.arange(depth) - depth // 2, np.arange(width) - width // 2, indexing="ij")
+    voxel = np.arange(depth * width)
+    rows, columns, weights = [], [], []
+    for i, angle in enumerate(np.radians(np.asarray(tilt_angles, dtype=np.float64))):
+        position = (x * math.cos(angle) + z * math.sin(angle)).ravel() + width // 2
+        low = np.floor(position).astype(np.int64)
+        for index, share in ((low, low + 1 - position), (low + 1, position - low)):
+            keep = (index >= 0) & (index < width) & (share > 0)
+            rows.append(voxel[keep])
+            columns.append(i * width + index[keep])
+            weights.append(share[keep].astype(np.float32))
+    shape = (depth * width, len(tilt_angles) * width)
+    return csr_matrix((np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns))), shape=shape)
+
+
+def _require_tilts(tilt_angles: NDArray[Any]) -> None:
+    if np.any(np.abs(tilt_angles) > 90):
+        raise ValueError(
+            f"tilt angles must lie within ±90 degrees, got {float(np.max(np.abs(tilt_angles))):g}"
+        )
+
+
+@lru_cache(maxsize=2)
+def _ray_pair(depth: int, width: int, angles: tuple[float, ...], device: str) -> tuple[Tensor, Tensor]:
     """The ray matrix and its transpose as torch CSR tensors, kept for repeated use."""
     matrix = ray_matrix(depth, width, np.array(angles))
+    return _as_torch(matrix, device), _as_torch(matrix.T.tocsr(), device)
 
-    def as_torch(m: csr_matrix) -> Tensor:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
-            warnings.filterwarnings("ignore", message="Sparse invariant checks")
-            return torch.sparse_csr_tensor(
-                torch.from_numpy(m.indptr.astype(np.int64)),
-                torch.from_numpy(m.indices.astype(np.int64)),
-                torch.from_numpy(m.data),
-                size=m.shape,
-            ).to(device)
 
-    return as_torch(matrix), as_torch(matrix.T.tocsr())
+@lru_cache(maxsize=2)
+def _voxel_csr(depth: int, width: int, angles: tuple[float, ...], device: str) -> Tensor:
+    """The voxel matrix as a torch CSR tensor, kept for repeated use."""
+    return _as_torch(voxel_matrix(depth, width, np.array(angles)), device)
+
+
+def _as_torch(matrix: csr_matrix, device: str) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
+        warnings.filterwarnings("ignore", message="Sparse invariant checks")
+        return torch.sparse_csr_tensor(
+            torch.from_numpy(matrix.indptr.astype(np.int64)),
+            torch.from_numpy(matrix.indices.astype(np.int64)),
+            torch.from_numpy(matrix.data),
+            size=matrix.shape,
+        ).to(device)
 
 
 def project_density(density: Tensor, tilt_angles: NDArray[Any]) -> Tensor:
@@ -114,7 +156,7 @@ def project_density(density: Tensor, tilt_angles: NDArray[Any]) -> Tensor:
         If an angle lies outside [-90, 90].
     """
     depth, height, width = density.shape
-    forward, _ = _sparse_pair(depth, width, tuple(map(float, tilt_angles)), str(density.device))
+    forward, _ = _ray_pair(depth, width, tuple(map(float, tilt_angles)), str(density.device))
     columns = density.permute(0, 2, 1).reshape(depth * width, height)
     rays = forward @ columns
     return rays.reshape(len(tilt_angles), width, height).permute(0, 2, 1).contiguous()
@@ -144,6 +186,38 @@ def backproject(tilt_series: Tensor, tilt_angles: NDArray[Any], *, depth: int) -
     tilts, height, width = tilt_series.shape
     if tilts != len(tilt_angles):
         raise ValueError(f"{tilts} images but {len(tilt_angles)} tilt angles")
-    _, transpose = _sparse_pair(depth, width, tuple(map(float, tilt_angles)), str(tilt_series.device))
+    _, transpose = _ray_pair(depth, width, tuple(map(float, tilt_angles)), str(tilt_series.device))
     rays = tilt_series.permute(0, 2, 1).reshape(tilts * width, height)
     return (transpose @ rays).reshape(depth, width, height).permute(0, 2, 1).contiguous()
+
+
+def interpolate_rays(tilt_series: Tensor, tilt_angles: NDArray[Any], *, depth: int) -> Tensor:
+    """Sum over all tilts what each voxel reads where it projects (linear interpolation).
+
+    The back-projection of WBP. It is not the adjoint of `project_density` (`backproject` is), but
+    smoother: see `voxel_matrix`.
+
+    Parameters
+    ----------
+    tilt_series : Tensor of float32, shape (tilt, Y, X)
+        Images.
+    tilt_angles : array, shape (tilt,)
+        Degrees.
+    depth : int
+        Z extent of the volume in voxels.
+
+    Returns
+    -------
+    Tensor of float32, shape (Z, Y, X)
+
+    Raises
+    ------
+    ValueError
+        If an angle lies outside [-90, 90] or the counts of angles and images differ.
+    """
+    tilts, height, width = tilt_series.shape
+    if tilts != len(tilt_angles):
+        raise ValueError(f"{tilts} images but {len(tilt_angles)} tilt angles")
+    matrix = _voxel_csr(depth, width, tuple(map(float, tilt_angles)), str(tilt_series.device))
+    rays = tilt_series.permute(0, 2, 1).reshape(tilts * width, height)
+    return (matrix @ rays).reshape(depth, width, height).permute(0, 2, 1).contiguous()

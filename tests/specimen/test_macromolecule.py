@@ -169,3 +169,8 @@ def test_other_files_are_no_structures(tmp_path):
 def test_impossible_procedural_species_are_refused(mass, symmetry, message):
     with pytest.raises(ValueError, match=message):
         procedural_macromolecule(np.random.default_rng(0), mass_kda=mass, symmetry=symmetry)
+
+
+def test_main_axis_of_cyclic_groups_is_z():
+    for rotation in symmetry_rotations("C5"):
+        np.testing.assert_allclose(rotation @ [1, 0, 0], [1, 0, 0], atol=1e-12)

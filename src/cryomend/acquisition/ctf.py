@@ -33,7 +33,7 @@ def electron_wavelength(voltage_kv: float) -> float:
 def interaction_constant(voltage_kv: float) -> float:
     """Phase shift per projected potential in rad/(V Å).
 
-    ``σ = 2π/(λ E) (m c² + E)/(2 m c² + E)`` (Kirkland, Advanced Computing in Electron Microscopy, eq. 2.5),
+    ``σ = 2π/(λ E) (m c² + E)/(2 m c² + E)`` (Kirkland, Advanced Computing in Electron Microscopy),
     6.526e-4 rad/(V Å) at 300 kV.
     """
     volts = 1000 * voltage_kv

@@ -66,6 +66,9 @@ def reconstruct_file(
     if series.voxel_size <= 0:
         raise InputError(f"{stack} has pixel size 0 in its header; pass --pixel-size with the size in Å")
     images = torch.from_numpy(series.data).to(device)
-    images = images / images.std(dim=(1, 2), keepdim=True).clamp(min=1e-12)
+    mean = images.mean(dim=(1, 2), keepdim=True)
+    std = images.std(dim=(1, 2), keepdim=True)
+    blank = std <= 1e-6 * mean.abs()  # a constant image says nothing; dividing would blow up its rounding
+    images = torch.where(blank, 0, (images - mean) / std.clamp(min=1e-30))
     tomogram = reconstruct_wbp(images, angles, thickness=thickness)
     write_volume(output, tomogram.cpu().numpy(), voxel_size=series.voxel_size)

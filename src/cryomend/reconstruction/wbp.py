@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryomend.geometry import angular_weights
-from cryomend.projection import backproject
+from cryomend.projection import interpolate_rays
 
 __all__ = ["ramp_filter", "reconstruct_wbp"]
+
+_SIRT_STEP = 1 / 1024  # cycles per pixel; sets what one iteration means
 
 
 def ramp_filter(
@@ -39,7 +41,9 @@ def ramp_filter(
         Standard deviation of the Gaussian roll-off beyond ``cutoff``; 0 cuts sharply.
     sirt_iterations : int
         If positive, the weight that imitates so many SIRT iterations,
-        ``1 - (1 - w)^n`` over ``w`` with ``w`` falling as 1/k (Zeng 2012, doi:10.1118/1.4711753).
+        ``1 - (1 - w)^n`` times the ramp with ``w = a / k``: each Fourier component of a Landweber
+        iteration approaches its end in proportion to the eigenvalue of projection and
+        back-projection, which falls as 1/k. ``a`` is 1/1024 cycles per pixel.
     device : torch.device or str, optional
         Where the result is made.
 
@@ -56,7 +60,7 @@ def ramp_filter(
     ramp = torch.fft.rfft(kernel).real
     k = torch.fft.rfftfreq(width, device=device)
     if sirt_iterations > 0:
-        share = 1 - (1 - 0.5 * (1 / width) / k.clamp(min=1 / width)) ** sirt_iterations
+        share = 1 - (1 - (_SIRT_STEP / k.clamp(min=1e-9)).clamp(max=1)) ** sirt_iterations
         ramp = ramp * share
     beyond = (k - cutoff).clamp(min=0)
     roll = torch.exp(-((beyond / falloff) ** 2) / 2) if falloff > 0 else (beyond <= 1e-9).float()
@@ -111,4 +115,4 @@ def reconstruct_wbp(
     share = torch.as_tensor(angular_weights(np.asarray(tilt_angles)), device=tilt_series.device).float()
     centred = tilt_series - tilt_series.mean(dim=(1, 2), keepdim=True)
     rows = torch.fft.irfft(torch.fft.rfft(centred, n=padded, dim=2) * weight, n=padded, dim=2)[:, :, :width]
-    return backproject(rows * share[:, None, None], tilt_angles, depth=thickness)
+    return interpolate_rays(rows * share[:, None, None], tilt_angles, depth=thickness)

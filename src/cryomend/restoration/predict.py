@@ -13,6 +13,8 @@ from cryomend.restoration.tile import restore_tiles
 
 __all__ = ["choose_device", "restore_tomogram"]
 
+_LIMIT = 30.0  # deviations: gold goes beyond what training has seen, and training clips there too
+
 
 def restore_tomogram(
     tomogram: Tensor,
@@ -68,7 +70,7 @@ def restore_tomogram(
         return restored.to(part.device)
 
     with torch.no_grad():
-        standardised = ((tomogram.float() - mean) / scale).float()
+        standardised = ((tomogram.float() - mean) / scale).float().clamp_(-_LIMIT, _LIMIT)
         multiple = int(getattr(network, "multiple", 16))
         restored = restore_tiles(
             standardised, run, tile=tile, overlap=overlap, multiple=multiple, progress=progress

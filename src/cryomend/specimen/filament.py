@@ -34,8 +34,11 @@ def microtubule_lattice(protofilaments: int = 13) -> HelicalLattice:
 
 
 def actin_lattice() -> HelicalLattice:
-    """F-actin: 27.5 Å rise and -166.7 degrees twist per subunit, centres 16 Å off the axis."""
-    return HelicalLattice(16.0, 27.5, -166.7)
+    """F-actin: 27.5 Å rise and -166.7 degrees twist per subunit, centres 16 Å off the axis.
+
+    Angles here run from Y to X about Z, against the right-hand rule of XYZ: hence the plus sign.
+    """
+    return HelicalLattice(16.0, 27.5, 166.7)
 
 
 def worm_like_chain(

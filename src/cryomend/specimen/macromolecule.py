@@ -206,6 +206,8 @@ def beads_from_map(
 def symmetry_rotations(symmetry: str) -> NDArray[np.float64]:
     """Rotation matrices (n, 3, 3) of a point group, the identity first: Cn, Dn, T, O or I.
 
+    They act on ZYX columns; the main axis of Cn and Dn is Z.
+
     Raises
     ------
     ValueError
@@ -215,6 +217,7 @@ def symmetry_rotations(symmetry: str) -> NDArray[np.float64]:
         matrices: NDArray[np.float64] = Rotation.create_group(symmetry.upper()).as_matrix()
     except ValueError:
         raise ValueError(f"unknown point group {symmetry!r}; use Cn, Dn, T, O or I") from None
+    matrices = matrices[:, ::-1, ::-1]  # SciPy's act on XYZ
     identity_first = np.argsort(-np.trace(matrices, axis1=1, axis2=2), kind="stable")
     return matrices[identity_first]
 

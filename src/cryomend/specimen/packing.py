@@ -84,7 +84,7 @@ class Packing:
         Voxels of instance ``allowed`` count as free and keep their label. Cells beyond the borders
         in X and Y are dropped; a cell outside the slab refuses the pose.
         """
-        if cells[:, 0].min() < self.slab[0] or cells[:, 0].max() >= self.slab[1]:
+        if len(cells) == 0 or cells[:, 0].min() < self.slab[0] or cells[:, 0].max() >= self.slab[1]:
             return 0
         inside = ((cells[:, 1:] >= 0) & (cells[:, 1:] < self.shape[1:])).all(1)
         z, y, x = cells[inside].T

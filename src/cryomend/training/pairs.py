@@ -23,6 +23,7 @@ from cryomend.acquisition.acquire import (
     draw_tilt_angles,
 )
 from cryomend.acquisition.ctf import contrast_transfer
+from cryomend.acquisition.exposure import detector_mtf
 from cryomend.config import AcquisitionConfig, SimulationConfig, SpecimenConfig
 from cryomend.fourier import filter_fourier
 from cryomend.io import read_volume, write_json, write_volume
@@ -98,7 +99,7 @@ def simulate_pair(
     )
     if sample_noise is not None:
         tilt_series = _mix_in_learned_noise(
-            tilt_series, tilt_angles, sample_noise, config.noise_share, generator
+            tilt_series, tilt_angles, exposure, sample_noise, config.noise_share, generator
         )
     tomogram, processing = tomogram_of(
         tilt_series,
@@ -232,21 +233,26 @@ def _ice_thickness(specimen: Specimen) -> float:
 def _mix_in_learned_noise(
     tilt_series: Tensor,
     tilt_angles: NDArray[Any],
+    exposure: Exposure,
     sample_noise: NoiseSampler,
     share: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """Add learned noise that makes ``share`` of the total noise power, counting noise the rest.
-
-    The power of the counting noise of a tilt is its mean count, so the learned noise is scaled to
-    ``share / (1 - share)`` times that.
-    """
+    """Add learned noise that makes ``share`` of the total noise power; what was there is the rest."""
     if share <= 0:
         return tilt_series
-    noise = sample_noise(tilt_angles, (tilt_series.shape[1], tilt_series.shape[2]), generator).to(
-        tilt_series.device
-    )
-    counting = tilt_series.mean(dim=(1, 2))
-    power = counting * share / max(1 - share, 1e-3)
-    snr = tilt_series.var(dim=(1, 2)) / power.clamp(min=1e-12)
-    return mix_noise(tilt_series, noise, snr=snr)
+    shape = (tilt_series.shape[1], tilt_series.shape[2])
+    noise = sample_noise(tilt_angles, shape, generator).to(tilt_series.device)
+    present = _noise_power(tilt_series, exposure)
+    power = present * share / max(1 - share, 1e-3)
+    return mix_noise(tilt_series, noise, snr=tilt_series.var(dim=(1, 2)) / power.clamp(min=1e-12))
+
+
+def _noise_power(tilt_series: Tensor, exposure: Exposure) -> Tensor:
+    """Noise variance of each tilt: Poisson's through the MTF, or what the stated SNR leaves."""
+    if exposure.snr is not None:
+        return tilt_series.var(dim=(1, 2)) / (1 + exposure.snr)
+    point = torch.zeros(tilt_series.shape[1:], device=tilt_series.device)
+    point[0, 0] = 1
+    mtf = detector_mtf((point.shape[0], point.shape[1]), at_nyquist=exposure.mtf_nyquist, device=point.device)
+    return tilt_series.mean(dim=(1, 2)) * filter_fourier(point, mtf).square().sum()

@@ -1,0 +1,203 @@
+"""The configuration models: their defaults, what they refuse, and the files that come with the project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from cryomend import config
+from cryomend.config import (
+    AcquisitionConfig,
+    NoiseConfig,
+    Recipe,
+    SimulationConfig,
+    SpecimenConfig,
+    StageConfig,
+    TrainingConfig,
+    load_config,
+    load_recipe,
+)
+
+MODELS = [AcquisitionConfig, NoiseConfig, Recipe, SimulationConfig, SpecimenConfig, TrainingConfig]
+FILES = {"default-model.yaml": Recipe, "smoke.yaml": Recipe, "held-out.yaml": SimulationConfig}
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+def dotted(error: pytest.ExceptionInfo[ValidationError]) -> set[str]:
+    return {".".join(map(str, e["loc"])) for e in error.value.errors()}
+
+
+def ranges(model: type[StageConfig]) -> list[str]:
+    """Fields that hold a (low, high) pair by default."""
+    defaults = model().model_dump()
+    return [k for k, v in defaults.items() if isinstance(v, tuple) and len(v) == 2]
+
+
+def test_every_model_stands_in_this_list():
+    public = {v for v in vars(config).values() if isinstance(v, type) and issubclass(v, StageConfig)}
+    assert public - {StageConfig} == set(MODELS)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_defaults_pass_their_own_validation(model):
+    assert model.model_validate(model().model_dump()) == model()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_defaults_come_back_from_yaml(model, tmp_path):
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(model().model_dump(mode="json")))
+    assert load_config(model, tmp_path / "a.yaml") == model()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_field_has_a_description(model):
+    assert [name for name, field in model.model_fields.items() if not field.description] == []
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_models_are_frozen_and_refuse_unknown_keys(model):
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(model(), next(iter(model.model_fields)), None)
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted") as error:
+        model(colour="red")
+    assert dotted(error) == {"colour"}
+
+
+def test_unknown_keys_are_named_by_their_dotted_path(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "simulation: {specimens: {few: {spiecies: [1, 2]}}, acquisition: {snrr: 1}}\ntraining: {step: 1}"
+    )
+    with pytest.raises(ValidationError) as error:
+        load_recipe(path)
+    assert dotted(error) == {
+        "simulation.specimens.few.spiecies",
+        "simulation.acquisition.snrr",
+        "training.step",
+    }
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [(m, n) for m in (SpecimenConfig, AcquisitionConfig, SimulationConfig) for n in ranges(m)],
+)
+def test_a_range_in_the_wrong_order_is_refused(model, name):
+    low, high = getattr(model(), name)
+    span = (high, low) if low < high else (high or 1, low / 2)
+    with pytest.raises(ValidationError, match=r"a range is \(low, high\)"):
+        model(**{name: span})
+
+
+def test_ranges_are_found_by_the_test_above():
+    assert set(ranges(SpecimenConfig)) >= {"occupancy", "slab_margin", "species", "vesicles", "gold", "blur"}
+    assert set(ranges(AcquisitionConfig)) >= {"tilt_min", "defocus_um", "fluence", "mtf_nyquist"}
+
+
+REFUSED = {
+    SpecimenConfig: {
+        "shape": [(0, 48, 48), (48, 15, 48), (48, 48)],
+        "voxel_size": [0, -10, float("inf"), float("nan")],
+        "occupancy": [(-0.1, 0.2), (0.1, 1.1)],
+        "slab_margin": [(-1, 10)],
+        "species": [(-1, 2), (0.5, 2)],
+        "gold": [(-1, 1)],
+        "mass_kda": [(0, 100)],
+        "vesicle_radius": [(0, 100)],
+        "blur": [(-1, 2)],
+        "file_share": [-0.1, 1.1],
+    },
+    AcquisitionConfig: {
+        "tilt_min": [(-91, -60)],
+        "tilt_max": [(60, 91)],
+        "tilt_step": [(0, 3)],
+        "amplitude_contrast": [(0, 1.1)],
+        "defocus_um": [(float("nan"), 3)],
+        "fluence": [(0, 100)],
+        "snr": [0, -1],
+        "mtf_nyquist": [(0, 0.5), (0.5, 1.1)],
+        "misalignment": [(-1, 1)],
+        "mean_free_path": [(0, 1)],
+    },
+    SimulationConfig: {"voxel_size": [(0, 10)], "noise_share": [-0.1, 1.1], "solvent_variation": [(-1, 0)]},
+    TrainingConfig: {
+        "channels": [(), (4, 0)],
+        "stem": ["quarter"],
+        "crop": [8],
+        "batch": [0],
+        "steps": [0],
+        "learning_rate": [0],
+        "lambda_recon": [-0.1],
+        "recon_share": [0],
+        "rotation_share": [1.1],
+        "validation_share": [1],
+    },
+    NoiseConfig: {
+        "width": [0],
+        "latent": [0],
+        "steps": [0],
+        "batch": [1],
+        "learning_rate": [0],
+        "ema_decay": [1],
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "value"),
+    [(m, n, v) for m, cases in REFUSED.items() for n, vs in cases.items() for v in vs],
+)
+def test_values_without_physical_meaning_are_refused(model, name, value):
+    with pytest.raises(ValidationError) as error:
+        model(**{name: value})
+    assert {path.split(".")[0] for path in dotted(error)} == {name}
+
+
+def test_tilt_ranges_that_meet_are_refused():
+    with pytest.raises(ValidationError, match="must lie below tilt_max"):
+        AcquisitionConfig(tilt_min=(-60, 40), tilt_max=(40, 60))
+
+
+def test_options_win_over_the_file_and_the_file_over_the_defaults(tmp_path):
+    (tmp_path / "a.yaml").write_text("{snr: 0.5, voltage_kv: 200}")
+    read = load_config(AcquisitionConfig, tmp_path / "a.yaml", snr=2.0, fluence=None)
+    assert (read.snr, read.voltage_kv, read.fluence) == (2.0, 200, AcquisitionConfig().fluence)
+
+
+def test_an_empty_file_means_all_defaults(tmp_path):
+    (tmp_path / "a.yaml").write_text("# nothing\n")
+    assert load_recipe(tmp_path / "a.yaml") == load_recipe(None) == Recipe()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[1, 2]", "a configuration is a YAML mapping"),
+        ("a: [", "not a readable YAML file"),
+        ("1: 2", "Keys should be strings"),
+        ("a: !!python/object/apply:os.getcwd []", "not a readable YAML file"),
+    ],
+)
+def test_files_that_hold_no_mapping_of_options_are_refused(tmp_path, text, says):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ValueError, match=says):
+        load_recipe(tmp_path / "a.yaml")
+    with pytest.raises(ValueError, match=r"none\.yaml: not a readable YAML file"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+@pytest.mark.skipif(not CONFIGS.is_dir(), reason="the tests stand outside the repository")
+def test_every_file_in_configs_is_read_by_its_model():
+    assert {path.name for path in CONFIGS.glob("*.yaml")} == set(FILES)
+    for name, model in FILES.items():
+        assert load_config(model, CONFIGS / name) != model(), name
+
+
+@pytest.mark.skipif(not CONFIGS.is_dir(), reason="the tests stand outside the repository")
+def test_structures_of_the_held_out_tests_are_in_no_training():
+    trained = load_recipe(CONFIGS / "default-model.yaml").simulation.structures
+    held_out = load_config(SimulationConfig, CONFIGS / "held-out.yaml").structures
+    assert trained and held_out
+    assert not set(trained) & set(held_out)
