@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench clean default-model
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -29,3 +29,20 @@ bench: $(VENV)/.installed
 
 clean:
 	rm -rf $(VENV) demo
+
+# How the default model was made (docs/default-model.md); about two hours on two cores.
+RECIPE = --config configs/default-model.yaml
+SPECIES = $(if $(MAPS),--structures $(MAPS)) $(if $(MEMBRANE_MAPS),--membrane-structures $(MEMBRANE_MAPS))
+SIMULATE = $(BIN)/cryomend simulate $(RECIPE) $(SPECIES) --workers 2
+
+default-model: $(VENV)/.installed
+	mkdir -p work
+	$(SIMULATE) --count 260 --seed 0 -o work/pairs-1
+	$(SIMULATE) --count 200 --seed 1000 -o work/pairs-2
+ifdef NOISE_STACK
+	$(BIN)/cryomend noise extract $(NOISE_STACK) --patch 64 -o work/noise.h5
+	$(BIN)/cryomend noise fit work/noise.h5 --model spectral -o work/noise.safetensors
+	$(SIMULATE) --count 46 --seed 4000 --noise work/noise.safetensors -o work/pairs-2
+endif
+	$(BIN)/cryomend train work/pairs-1 $(RECIPE) --max-minutes 48 -o work/first.safetensors
+	$(BIN)/cryomend train work/pairs-1 work/pairs-2 $(RECIPE) --start-from work/first.safetensors --max-minutes 25 -o work/default.safetensors

@@ -61,6 +61,7 @@ TEXTS = {
     "order.yaml": "blur: [9, 5]",
     "crop.yaml": "training: {crop: 32, rotation_share: 0.0}",
     "tiny.yaml": TINY,
+    "odd-crop.yaml": TINY.replace("16", "18"),
     "a-file": "",
 }
 
@@ -164,6 +165,10 @@ REFUSED = {
         "none": ("none", "holds no pairs"),
         "lonely": ("lonely", "no partner for sad"),
         "halves --config tiny.yaml": ("a_input.mrc", "differs from"),
+        "pairs lonely --config tiny.yaml": ("lonely", "no partner for sad"),
+        "pairs --config odd-crop.yaml": ("multiples of 4",),
+        "pairs --config tiny.yaml --start-from density.mrc": ("density.mrc", "not a safetensors file"),
+        "pairs --config tiny.yaml --start-from no.safetensors": ("no.safetensors", "does not exist"),
         "pairs --config crop.yaml": ("a_input.mrc", "crop of 32"),
         "pairs": ("a_input.mrc", "crop of 64 voxels, 112 when rotated", "make the crop smaller"),
         "pairs --config misspelt-recipe.yaml": ("training.stepz",),
@@ -206,11 +211,13 @@ def test_reconstruct_never_replaces_its_stack(refused):
     refused(f"{RECONSTRUCT} -o ./stack.mrc", "would overwrite")
 
 
-def test_train_refuses_to_resume_from_another_network_or_another_file(refused, given):
+def test_train_refuses_to_go_on_from_another_network_or_another_file(refused, given, tiny_model):
     Trainer(TrainingConfig(channels=(2, 3), crop=16), []).save(given / "model.checkpoint")
     resume = "train pairs --config tiny.yaml --resume -o"
     refused(f"{resume} model", "model.checkpoint", "checkpoint of a network", "[2, 3]", "[2, 2]")
     (given / "other.checkpoint").write_text("no checkpoint")
+    begin = f"train pairs --config tiny.yaml -o model --start-from {tiny_model}"
+    refused(begin, str(tiny_model), "[2, 2, 2, 2]", "the configuration asks for")
     refused(f"{resume} other", "other.checkpoint", "not a training checkpoint")
 
 

@@ -127,7 +127,8 @@ def acquire_tilt_series(
     Weak phase: ``I = I0 (1 + 2 σ v ⊗ CTF)`` with the projected potential ``v`` in V Å and
     ``CTF = -sin γ``. One defocus for the whole image: the phase error at 20 Å and 300 kV is
     0.15 rad for 1,000 Å of depth, so 0.21 rad at the corners of a 2,000 Å cube tilted to 60 degrees, and
-    grows with the width of the image. The MTF acts on signal and counting noise alike (a DQE flat in frequency).
+    grows with the width of the image. The MTF acts on signal and counting noise alike (a DQE that
+    is flat in frequency).
     """
     shape = (density.shape[1], density.shape[2])
     device = density.device
