@@ -33,7 +33,7 @@ def main(path: str) -> None:
         voxel_size=10.0,
     )
     microscope = AcquisitionConfig(
-        tilt_min=(-60, -60), tilt_max=(60, 60), tilt_step=(3, 3), fluence=(100, 100), defocus_um=(4, 4),
+        tilt_min=(-60, -60), tilt_max=(60, 60), tilt_step=(3, 3), fluence=(100, 100), dqe=(0.6, 0.6), defocus_um=(4, 4),
         phase_flip_share=0, sirt_like_share=0,
     )  # fmt: skip
     pair = simulate_pair(SimulationConfig(specimens={"sample": specimen}, acquisition=microscope), seed=SEED)

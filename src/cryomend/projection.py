@@ -183,12 +183,9 @@ def backproject(tilt_series: Tensor, tilt_angles: NDArray[Any], *, depth: int) -
     ValueError
         If an angle lies outside [-90, 90] or the counts of angles and images differ.
     """
-    tilts, height, width = tilt_series.shape
-    if tilts != len(tilt_angles):
-        raise ValueError(f"{tilts} images but {len(tilt_angles)} tilt angles")
-    _, transpose = _ray_pair(depth, width, tuple(map(float, tilt_angles)), str(tilt_series.device))
-    rays = tilt_series.permute(0, 2, 1).reshape(tilts * width, height)
-    return (transpose @ rays).reshape(depth, width, height).permute(0, 2, 1).contiguous()
+    angles = _angles_of(tilt_series, tilt_angles)
+    _, transpose = _ray_pair(depth, tilt_series.shape[2], angles, str(tilt_series.device))
+    return _smear(transpose, tilt_series, depth)
 
 
 def interpolate_rays(tilt_series: Tensor, tilt_angles: NDArray[Any], *, depth: int) -> Tensor:
@@ -215,9 +212,20 @@ def interpolate_rays(tilt_series: Tensor, tilt_angles: NDArray[Any], *, depth: i
     ValueError
         If an angle lies outside [-90, 90] or the counts of angles and images differ.
     """
+    angles = _angles_of(tilt_series, tilt_angles)
+    return _smear(
+        _voxel_csr(depth, tilt_series.shape[2], angles, str(tilt_series.device)), tilt_series, depth
+    )
+
+
+def _angles_of(tilt_series: Tensor, tilt_angles: NDArray[Any]) -> tuple[float, ...]:
+    if len(tilt_series) != len(tilt_angles):
+        raise ValueError(f"{len(tilt_series)} images but {len(tilt_angles)} tilt angles")
+    return tuple(map(float, tilt_angles))
+
+
+def _smear(matrix: Tensor, tilt_series: Tensor, depth: int) -> Tensor:
+    """Apply a (z x, tilt x') matrix to all columns along Y at once."""
     tilts, height, width = tilt_series.shape
-    if tilts != len(tilt_angles):
-        raise ValueError(f"{tilts} images but {len(tilt_angles)} tilt angles")
-    matrix = _voxel_csr(depth, width, tuple(map(float, tilt_angles)), str(tilt_series.device))
     rays = tilt_series.permute(0, 2, 1).reshape(tilts * width, height)
     return (matrix @ rays).reshape(depth, width, height).permute(0, 2, 1).contiguous()
