@@ -45,4 +45,4 @@ ifdef NOISE_STACK
 	$(SIMULATE) --count 46 --seed 4000 --noise work/noise.safetensors -o work/pairs-2
 endif
 	$(BIN)/cryomend train work/pairs-1 $(RECIPE) --max-minutes 48 -o work/first.safetensors
-	$(BIN)/cryomend train work/pairs-1 work/pairs-2 $(RECIPE) --start-from work/first.safetensors --max-minutes 25 -o work/default.safetensors
+	$(BIN)/cryomend train work/pairs-2 $(RECIPE) --start-from work/first.safetensors --max-minutes 15 -o work/default.safetensors

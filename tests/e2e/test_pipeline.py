@@ -34,7 +34,6 @@ CONFIGS = {
             validation_share: 0.25}}""",
     "areas.toml": "foreground.a = {z = [20, 28], y = [10, 20], x = [10, 20]}\n"
     "background.a = {z = [0, 8], y = [10, 20], x = [10, 20]}\n",
-    "atom.pdb": "ATOM      1  CA  ALA A   1      11.104   6.134  -6.504  1.00  0.00           C\n",
     "short.yaml": "training: {channels: [2], crop: 16, steps: 6, rotation_share: 0.5, validation_share: 0}",
 }
 
@@ -99,10 +98,9 @@ def make_specimen(run: Run) -> None:
     assert np.abs(density[:2]).max() < 0.05  # the margin is free ice
     assert read_json("s/config.json")["occupancy"] == [0.12, 0.12]
     assert Path("s/preview.png").read_bytes().startswith(b"\x89PNG")
-    run(
-        "specimen -o t --config specimen.yaml --structures atom.pdb --membrane-structures atom.pdb --device cpu"
-    )
-    assert set(read_json("t/classes.json").values()) == {"atom"}
+    write_volume("piece.mrc", density[16:32, 16:32, 16:32], voxel_size=5)
+    run(f"specimen -o t --config specimen.yaml --shape {SIDE} 48 48 --structures piece.mrc")
+    assert set(read_json("t/classes.json").values()) == {"piece"}
 
 
 def record_tilt_series(run: Run) -> None:

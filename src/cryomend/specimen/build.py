@@ -152,32 +152,23 @@ def _render(
     contrast = {key: float(rng.uniform(*config.contrast)) for key in contrast}
     centre = np.array(config.shape) // 2
     density = torch.zeros(config.shape, device=device)
-    batch: list[tuple[NDArray[Any], NDArray[Any]]] = []
-
-    def flush() -> None:
-        nonlocal density
-        if batch:
-            positions, weights = (
-                torch.as_tensor(np.concatenate(part), device=device) for part in zip(*batch, strict=True)
-            )
-            density = density + render_beads(
-                positions, weights, shape=config.shape, voxel_size=config.voxel_size
-            )
-            batch.clear()
-
-    for p in packing.placements:
-        beads = p.species.positions_zyx @ p.rotation_matrix.T.astype(np.float32) + p.position_zyx.astype(
-            np.float32
+    counts = np.array([len(p.species.weights) for p in packing.placements])
+    batches = np.cumsum(counts) // _BEADS_AT_ONCE
+    for number in np.unique(batches):
+        chosen = [p for p, b in zip(packing.placements, batches, strict=True) if b == number]
+        beads = [
+            p.species.positions_zyx @ p.rotation_matrix.T.astype(np.float32)
+            + p.position_zyx.astype(np.float32)
+            for p in chosen
+        ]
+        weights = np.concatenate([p.species.weights * contrast[id(p.species)] for p in chosen])
+        positions = (np.concatenate(beads) / config.voxel_size + centre).astype(np.float32)
+        density += render_beads(
+            torch.as_tensor(positions, device=device),
+            torch.as_tensor(weights, device=device),
+            shape=config.shape,
+            voxel_size=config.voxel_size,
         )
-        batch.append(
-            (
-                beads / config.voxel_size + centre.astype(np.float32),
-                p.species.weights * contrast[id(p.species)],
-            )
-        )
-        if sum(len(b[1]) for b in batch) > _BEADS_AT_ONCE:
-            flush()
-    flush()
     return density
 
 
