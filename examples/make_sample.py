@@ -33,9 +33,15 @@ def main(path: str) -> None:
         voxel_size=10.0,
     )
     microscope = AcquisitionConfig(
-        tilt_min=(-60, -60), tilt_max=(60, 60), tilt_step=(3, 3), fluence=(100, 100), dqe=(0.6, 0.6), defocus_um=(4, 4),
-        phase_flip_share=0, sirt_like_share=0,
-    )  # fmt: skip
+        tilt_min=(-60, -60),
+        tilt_max=(60, 60),
+        tilt_step=(3, 3),
+        fluence=(100, 100),
+        dqe=(0.6, 0.6),
+        defocus_um=(4, 4),
+        phase_flip_share=0,
+        sirt_like_share=0,
+    )
     pair = simulate_pair(SimulationConfig(specimens={"sample": specimen}, acquisition=microscope), seed=SEED)
     tomogram = pair.tomogram.numpy()
     scaled = np.rint(1000 * tomogram / tomogram.std()).clip(-32767, 32767).astype(np.int16)
