@@ -416,7 +416,7 @@ def main() -> None:
     """Run the command line; errors a user can cause end in one line on stderr and exit code 2."""
     try:
         app()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("CRYOMEND_DEBUG"):
             raise
         typer.echo(f"cryomend: {_one_line(error)}", err=True)

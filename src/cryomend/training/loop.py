@@ -102,7 +102,7 @@ class Trainer:
 
         Raises
         ------
-        RuntimeError
+        FloatingPointError
             If the loss is not finite; the last checkpoint is left as it was.
         """
         last_saved = self.seconds
@@ -129,8 +129,9 @@ class Trainer:
         weight = self.config.lambda_recon / self.config.recon_share
         loss = multi_task_loss(self.network, x, y, measured=measured, weight=weight)
         if not torch.isfinite(loss):
-            raise RuntimeError(
-                f"the loss is {loss.item()} at step {self.step}; resume from the last checkpoint"
+            raise FloatingPointError(
+                f"the loss is {loss.item()} at step {self.step}; lower the learning rate, or resume from "
+                "the last checkpoint"
             )
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
