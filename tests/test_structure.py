@@ -59,7 +59,19 @@ def test_the_rooms_are_those_of_the_pipeline():
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_source_runs_code_from_data_or_reaches_for_the_network(path):
-    forbidden = {"pickle", "dill", "joblib", "shelve", "marshal", "urllib", "requests", "socket", "http"}
+    forbidden = {"pickle", "dill", "joblib", "shelve", "marshal"}
+    if path != ROOT / "io" / "fetch.py":  # fetches what the user names, and nothing else does
+        forbidden |= {
+            "urllib",
+            "urllib3",
+            "requests",
+            "pooch",
+            "socket",
+            "http",
+            "ftplib",
+            "aiohttp",
+            "httpx",
+        }
     assert not {name.split(".")[0] for name in imported(path)} & forbidden
     calls = {dotted(node.func) for node in ast.walk(tree(path)) if isinstance(node, ast.Call)}
     assert not calls & {

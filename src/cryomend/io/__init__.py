@@ -1,14 +1,17 @@
 """Files: the only place that knows MRC, tilt-angle lists, mdoc, JSON and TOML.
 
-Everything a user can get wrong about a file is raised here as :class:`InputError`, one
-line that names the file and the next step. Outputs appear under their name only when complete.
+Entries of the PDB and EMDB are fetched here, the only place that reaches the network. Everything a
+user can get wrong about a file is raised here as :class:`InputError`, one line that names the file
+and the next step. Outputs appear under their name only when complete.
 """
 
 from cryomend.io.angles import find_tilt_angles, read_tilt_angles, write_tilt_angles
 from cryomend.io.description import describe_file
+from cryomend.io.fetch import fetch_contour_level, fetch_structure, is_identifier
+from cryomend.io.labels import read_labels
 from cryomend.io.mrc import Volume, read_stack, read_volume, write_volume
 from cryomend.io.path import InputError, atomic_path, check_folder, check_writable, existing_file
-from cryomend.io.text import read_toml, write_json
+from cryomend.io.text import read_toml, write_json, write_text
 
 __all__ = [
     "InputError",
@@ -18,12 +21,17 @@ __all__ = [
     "check_writable",
     "describe_file",
     "existing_file",
+    "fetch_contour_level",
+    "fetch_structure",
     "find_tilt_angles",
+    "is_identifier",
+    "read_labels",
     "read_stack",
     "read_tilt_angles",
     "read_toml",
     "read_volume",
     "write_json",
+    "write_text",
     "write_tilt_angles",
     "write_volume",
 ]

@@ -15,14 +15,18 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["read_toml", "write_json"]
+__all__ = ["read_toml", "write_json", "write_text"]
 
 
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:
     """Write JSON, indented by 2, keys in the order given; NaN and infinity become null, arrays lists."""
-    text = json.dumps(_plain(obj), indent=2, allow_nan=False, ensure_ascii=False)
+    write_text(path, json.dumps(_plain(obj), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file in UTF-8; it appears under its name when complete."""
     with atomic_path(path) as partial:
-        partial.write_text(text + "\n", encoding="utf-8")
+        partial.write_text(text, encoding="utf-8")
 
 
 def _plain(obj: Any) -> Any:
