@@ -1,34 +1,29 @@
-"""Macromolecules as weighted beads: from atomic models, from density maps, and made from nothing.
+"""Macromolecules as weighted points, and the electrostatic potential that they make on a grid.
 
-A bead carries potential times volume (V Å³) relative to the ice that it displaces, so that
-any pose at any voxel size is one splat of rotated points (`render_beads`).
+A point carries potential times volume (V Å³) relative to the ice that it displaces; its kind says
+how that is spread around it. The points come from `cryomend.specimen.atoms`, `density_map` or
+`procedural`; `potential_grid` turns them into a template at any voxel size and resolution.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import zoom
-from scipy.spatial import cKDTree
-from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 __all__ = [
     "ICE_POTENTIAL",
     "PROTEIN_CONTRAST",
+    "PROTEIN_VOLUME_PER_DALTON",
+    "VOLT_PER_FORM_FACTOR",
+    "FormFactor",
     "Macromolecule",
-    "atom_weights",
-    "beads_from_atoms",
-    "beads_from_map",
-    "procedural_macromolecule",
-    "read_atoms",
-    "render_beads",
-    "symmetry_rotations",
+    "potential_grid",
+    "sigma_of_resolution",
 ]
 
 ICE_POTENTIAL = 4.57  # V, vitreous ice at 0.94 g/cm³ from the same form factors (CONVENTIONS.md)
@@ -36,344 +31,208 @@ PROTEIN_CONTRAST = 3.3  # V above ice, the mean over the atomic models of protei
 VOLT_PER_FORM_FACTOR = 47.878  # h²/(2π m e) in V Å²: potential integral per Å of scattering factor at s = 0
 PROTEIN_VOLUME_PER_DALTON = 1.21  # Å³/Da, partial specific volume 0.73 cm³/g
 
-# Solvent volume displaced by an atom in Å³ (Fraser, MacRae & Suzuki 1978, doi:10.1107/S0021889878014296).
-_DISPLACED_VOLUME = {"H": 5.15, "C": 16.44, "N": 2.49, "O": 9.13, "P": 5.73, "S": 19.86}
-# Mean number of hydrogens that models without hydrogens leave out, for proteins.
-_IMPLICIT_HYDROGENS = {"C": 1.2, "N": 1.1, "O": 0.25}
+_POINTS_AT_ONCE = 16_384  # of 64 grid points each: bounds the memory of splatting
+
+
+@dataclass(frozen=True)
+class FormFactor:
+    """Fourier transform of one kind of point, 1 at ``k = 0``.
+
+    ``sum_i amplitudes[i] exp(-2 π² variances[i] k²)``, with ``k`` in 1/Å: Gaussians in space whose
+    variances along each axis are given in Å². Amplitudes may be negative.
+
+    Raises
+    ------
+    ValueError
+        If the amplitudes do not sum to 1, or variances are negative or not as many.
+    """
+
+    amplitudes: tuple[float, ...]
+    variances: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.amplitudes) != len(self.variances) or min(self.variances, default=-1) < 0:
+            raise ValueError("a form factor needs one variance of at least 0 for each amplitude")
+        if abs(sum(self.amplitudes) - 1) > 1e-6 * max(1.0, *map(abs, self.amplitudes)):
+            raise ValueError(f"amplitudes of a form factor must sum to 1, got {sum(self.amplitudes):g}")
+
+    def __call__(self, k_squared: Tensor) -> Tensor:
+        """Value at squared spatial frequencies in 1/Å²."""
+        value = torch.zeros_like(k_squared)
+        for amplitude, variance in zip(self.amplitudes, self.variances, strict=True):
+            value += amplitude * torch.exp(-2 * math.pi**2 * variance * k_squared)
+        return value
 
 
 @dataclass(frozen=True)
 class Macromolecule:
-    """A named set of beads: ``positions_zyx`` (n, 3) in Å from the centre, ``weights`` (n,) in V Å³."""
+    """A named set of points that carry potential.
+
+    Attributes
+    ----------
+    name : str
+        Name of the species.
+    positions_zyx : array, shape (n, 3)
+        float32, Å from the origin, about which poses turn.
+    weights : array, shape (n,)
+        float32, V Å³: integral over space of the potential of a point relative to ice.
+    kinds : array of uint8, shape (n,), optional
+        Number of each point's form factor.
+    form_factors : tuple of FormFactor
+        How the points of each kind are spread; none for points without extent.
+
+    Raises
+    ------
+    ValueError
+        If there are no points, or the arrays do not belong together.
+    """
 
     name: str
     positions_zyx: NDArray[np.float32]
     weights: NDArray[np.float32]
+    kinds: NDArray[np.uint8] | None = None
+    form_factors: tuple[FormFactor, ...] = ()
+
+    def __post_init__(self) -> None:
+        n = len(self.weights)
+        if n == 0 or self.positions_zyx.shape != (n, 3):
+            raise ValueError(
+                f"{self.name}: need positions (n, 3) and weights (n,) of at least one point, "
+                f"got {self.positions_zyx.shape} and {self.weights.shape}"
+            )
+        if self.kinds is not None and (len(self.kinds) != n or self.kinds.max() >= len(self.form_factors)):
+            raise ValueError(f"{self.name}: every point needs a kind that has a form factor")
 
     @property
     def radius(self) -> float:
-        """Distance of the outermost bead from the centre, in Å."""
-        return float(np.linalg.norm(self.positions_zyx, axis=1).max())
+        """Distance of the farthest point from the origin, in Å."""
+        return float(np.sqrt(np.square(self.positions_zyx).sum(1).max()))
+
+    @property
+    def volume(self) -> float:
+        """Volume in Å³ that protein of the same total potential fills."""
+        return float(self.weights.sum(dtype=np.float64)) / PROTEIN_CONTRAST
 
 
-def atom_weights(elements: list[str], *, implicit_hydrogens: bool) -> NDArray[np.float32]:
-    """Integral over space of an atom's potential relative to the ice that it displaces.
+def sigma_of_resolution(resolution: float) -> float:
+    """Standard deviation in Å of the Gaussian that blurs to a resolution in Å.
+
+    ``0.225 d``: the Gaussian falls to 1/e of its Fourier amplitude at ``k = 1/d`` (as molmap does in
+    ChimeraX).
+    """
+    return resolution / (math.pi * math.sqrt(2))
+
+
+def potential_grid(
+    molecule: Macromolecule,
+    *,
+    spacing: float,
+    sigma: float = 0.0,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Electrostatic potential of a macromolecule on a cubic grid around its origin.
+
+    What lies below the Nyquist frequency of the grid is exact to about 1 %, what lies above is cut
+    off. The cut-off makes ripples around sharp things: for a lone point they reach 4 % of its peak at
+    a blur of ``0.6 spacing`` and 1 % at ``0.8 spacing``, so blur at least as much before interpolating.
 
     Parameters
     ----------
-    elements : list of str
-        Element symbols.
-    implicit_hydrogens : bool
-        Add the mean share of hydrogens to C, N and O, for models that leave them out.
+    molecule : Macromolecule
+        Points and how they are spread.
+    spacing : float
+        Grid spacing in Å.
+    sigma : float
+        Standard deviation of a Gaussian blur in Å, see `sigma_of_resolution`.
+    device : torch.device or str, optional
+        Where the grid is made.
 
     Returns
     -------
-    array, shape (n,)
-        V Å³: ``47.878 f(0) - 4.57 V_displaced``.
+    Tensor of float32, shape (n, n, n)
+        Potential in V relative to ice; ``n`` is odd and the origin is voxel ``n // 2``. Its sum times
+        ``spacing³`` is the sum of the weights.
 
     Raises
     ------
     ValueError
-        If an element has no electron scattering factor.
+        If the spacing is not positive or the blur negative.
 
     Notes
     -----
-    ``f`` is the five-Gaussian electron form factor (International Tables C, 4.3.2.2;
-    Peng et al. 1996, doi:10.1107/S0108767395014371) at zero scattering angle.
+    ``φ(k) = exp(-2 π² σ² k²) Σ_j w_j f_j(k) exp(-2πi k·r_j)``. The sum is evaluated by splatting the
+    points with cubic B-splines and dividing by their transform ``sinc⁴``; the grid of the splat is
+    twice as fine unless the blur hides its aliases (as a non-uniform FFT, doi:10.1137/0914081).
     """
-    import gemmi
-
-    def weight(symbol: str) -> float:
-        element = gemmi.Element(symbol)
-        if element.atomic_number == 0 or element.c4322 is None:
-            raise ValueError(f"no electron scattering factor for element {symbol!r}")
-        volume = _DISPLACED_VOLUME.get(symbol, 4 / 3 * np.pi * element.vdw_r**3)
-        return float(VOLT_PER_FORM_FACTOR * sum(element.c4322.a) - ICE_POTENTIAL * volume)
-
-    hydrogen = weight("H")
-    table = {
-        s: weight(s) + (_IMPLICIT_HYDROGENS.get(s, 0.0) * hydrogen if implicit_hydrogens else 0.0)
-        for s in set(elements)
-    }
-    return np.array([table[s] for s in elements], dtype=np.float32)
-
-
-def read_atoms(path: str | Path) -> tuple[NDArray[np.float32], list[str]]:
-    """Atom positions and elements of the first biological assembly of a PDB or mmCIF file.
-
-    Returns
-    -------
-    positions_zyx : array, shape (n, 3)
-        Å, in the file's frame.
-    elements : list of str
-        Element symbols; water is left out.
-
-    Raises
-    ------
-    ValueError
-        If the file holds no readable atoms.
-    """
-    import gemmi
-
-    try:
-        structure = gemmi.read_structure(str(path))
-    except (RuntimeError, ValueError, IndexError, OSError) as error:  # IndexError: an empty mmCIF
-        raise ValueError(f"{path}: not a readable PDB or mmCIF file ({str(error).splitlines()[0]})") from None
-    structure.setup_entities()
-    structure.remove_waters()
-    if len(structure) == 0 or structure[0].count_atom_sites() == 0:
-        raise ValueError(f"{path}: holds no atoms; give a PDB, mmCIF or MRC file of a macromolecule")
-    if structure.assemblies:
-        structure.transform_to_assembly(structure.assemblies[0].name, gemmi.HowToNameCopiedChain.Short)
-    atoms = [cra.atom for cra in structure[0].all()]
-    positions = np.array([a.pos.tolist() for a in atoms], dtype=np.float32)[:, ::-1]
-    if not np.isfinite(positions).all():
-        raise ValueError(f"{path}: holds atoms without coordinates; remove them from the file")
-    return np.ascontiguousarray(positions), [a.element.name for a in atoms]
-
-
-def beads_from_atoms(path: str | Path, *, spacing: float = 4.0) -> Macromolecule:
-    """Read a PDB or mmCIF file into beads, one per occupied cell of ``spacing`` Å.
-
-    Raises
-    ------
-    ValueError
-        As `read_atoms` and `atom_weights`.
-    """
-    positions, elements = read_atoms(path)
-    try:
-        weights = atom_weights(elements, implicit_hydrogens="H" not in elements)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}; remove such atoms from the file") from None
-    cells = np.floor((positions - positions.min(0)) / spacing).astype(np.int64)
-    _, inverse = np.unique(cells, axis=0, return_inverse=True)
-    inverse = inverse.reshape(-1)
-    total = np.bincount(inverse, weights)
-    share = np.bincount(inverse)
-    centres = np.stack([np.bincount(inverse, positions[:, i]) / share for i in range(3)], axis=1)
-    return _centred(Path(path).stem, centres, total)
-
-
-def beads_from_map(
-    density: NDArray[Any],
-    *,
-    voxel_size: float,
-    name: str,
-    threshold: float | None = None,
-    spacing: float = 5.0,
-) -> Macromolecule:
-    """Turn a density map of any grey scale into beads in V Å³.
-
-    Voxels above the threshold are the macromolecule; their mean is set to the contrast of
-    protein against ice, so that maps from different programs come out alike. The origin of the
-    beads is voxel ``n // 2`` of the map, which maps of membrane proteins keep in the bilayer.
-
-    Parameters
-    ----------
-    density : array, shape (Z, Y, X)
-        Map with the macromolecule bright.
-    voxel_size : float
-        Å.
-    name : str
-        Name of the species.
-    threshold : float, optional
-        In the map's grey levels; Otsu's threshold of the map if None.
-    spacing : float
-        Largest distance between beads in Å; coarser maps are interpolated linearly.
-
-    Raises
-    ------
-    ValueError
-        If nothing lies above the threshold.
-    """
-    values = np.asarray(density, dtype=np.float32)
-    if threshold is None:
-        threshold = _otsu_threshold(values)
-    if not (values > threshold).any():
-        raise ValueError(f"{name}: no voxel of the map lies above the threshold {threshold:g}")
-    factor = max(1.0, voxel_size / spacing)
-    fine = zoom(values, factor, order=1, grid_mode=True, mode="nearest") if factor > 1 else values
-    step = voxel_size * np.array(values.shape) / np.array(fine.shape)
-    inside = fine > threshold
-    scale = PROTEIN_CONTRAST / float(fine[inside].mean())
-    centre = (np.array(values.shape) // 2) * voxel_size
-    # Cell centres of the finer grid lie (i + 1/2) steps from the box edge, those of the map half a voxel.
-    positions = (np.argwhere(inside) + 0.5) * step - voxel_size / 2 - centre
-    weights = fine[inside] * scale * step.prod()
-    return Macromolecule(name, positions.astype(np.float32), weights.astype(np.float32))
-
-
-def symmetry_rotations(symmetry: str) -> NDArray[np.float64]:
-    """Rotation matrices (n, 3, 3) of a point group, the identity first: Cn, Dn, T, O or I.
-
-    They act on ZYX columns; the main axis of Cn and Dn is Z.
-
-    Raises
-    ------
-    ValueError
-        If the name is no such group.
-    """
-    try:
-        matrices: NDArray[np.float64] = Rotation.create_group(symmetry.upper()).as_matrix()
-    except ValueError:
-        raise ValueError(f"unknown point group {symmetry!r}; use Cn, Dn, T, O or I") from None
-    matrices = matrices[:, ::-1, ::-1]  # SciPy's act on XYZ
-    identity_first = np.argsort(-np.trace(matrices, axis1=1, axis2=2), kind="stable")
-    return matrices[identity_first]
-
-
-def procedural_macromolecule(
-    rng: np.random.Generator, *, mass_kda: float, symmetry: str = "C1", name: str = "procedural"
-) -> Macromolecule:
-    """Make up a macromolecule: a chain of globular domains, folded compactly and copied by a point group.
-
-    Domains are balls with rough surfaces and an uneven interior; the volume follows from the
-    mass (1.21 Å³/Da), the contrast is that of protein. Copies share space by nearest domain, so
-    they touch and never overlap, and the symmetry is exact.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Source of randomness.
-    mass_kda : float
-        Total mass in kDa.
-    symmetry : str
-        Point group, as in `symmetry_rotations`.
-    name : str
-        Name of the species.
-
-    Raises
-    ------
-    ValueError
-        If the mass is not positive or the point group unknown.
-    """
-    if mass_kda <= 0:
-        raise ValueError(f"mass must be positive, got {mass_kda:g} kDa")
-    rotations = symmetry_rotations(symmetry)
-    volume = 1000 * mass_kda * PROTEIN_VOLUME_PER_DALTON / len(rotations)
-    spacing = 5.0 if volume < 2e6 else 7.0
-    centres, radii = _fold_domains(rng, volume, crowded=len(rotations) > 1)
-    centres = centres + _axis_offset(rng, centres, radii, len(rotations))
-    copies = np.einsum("nij,dj->ndi", rotations, centres).reshape(-1, 3)  # copy 0 is the identity
-    axes = [
-        np.arange(lo, hi, spacing)
-        for lo, hi in zip(
-            (centres - 1.5 * radii[:, None]).min(0), (centres + 1.5 * radii[:, None]).max(0), strict=True
+    if not (spacing > 0 and sigma >= 0):
+        raise ValueError(f"need spacing > 0 and sigma >= 0, got {spacing:g}, {sigma:g}")
+    extent = math.sqrt(sigma**2 + max((v for f in molecule.form_factors for v in f.variances), default=0.0))
+    n = 2 * math.ceil((molecule.radius + 3 * extent) / spacing + 2) + 1
+    least = math.sqrt(sigma**2 + min((min(f.variances) for f in molecule.form_factors), default=0.0))
+    fine = 1 if least >= 1.2 * spacing else 2
+    k = torch.fft.fftfreq(n, device=device)  # cycles per voxel
+    half = k[: n // 2 + 1]
+    k_squared = (k[:, None, None] ** 2 + k[None, :, None] ** 2 + half**2) / spacing**2
+    spectrum: Tensor | None = None
+    for points, weights, form_factor in _kinds(molecule):
+        splat = _splat_periodic(
+            torch.as_tensor(points * (fine / spacing), device=device),
+            torch.as_tensor(weights, device=device),
+            n * fine,
         )
+        part = _low_frequencies(torch.fft.rfftn(splat), n)
+        if form_factor is not None:
+            part = part * form_factor(k_squared)
+        spectrum = part if spectrum is None else spectrum.add_(part)
+    assert spectrum is not None  # a macromolecule has points
+    spline = torch.sinc(k / fine) ** -4
+    spectrum *= spline[:, None, None] * spline[None, :, None] * spline[: n // 2 + 1]
+    spectrum *= torch.exp(-2 * (math.pi * sigma) ** 2 * k_squared) / spacing**3
+    return torch.fft.fftshift(torch.fft.irfftn(spectrum, s=(n, n, n)))
+
+
+def _kinds(
+    molecule: Macromolecule,
+) -> list[tuple[NDArray[np.float32], NDArray[np.float32], FormFactor | None]]:
+    """Positions, weights and form factor of each kind of point."""
+    if molecule.kinds is None:
+        form_factor = molecule.form_factors[0] if molecule.form_factors else None
+        return [(molecule.positions_zyx, molecule.weights, form_factor)]
+    present = np.unique(molecule.kinds)
+    chosen = [(int(kind), molecule.kinds == kind) for kind in present]
+    return [
+        (molecule.positions_zyx[of_kind], molecule.weights[of_kind], molecule.form_factors[kind])
+        for kind, of_kind in chosen
     ]
-    grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
-    owner = cKDTree(copies).query(grid, workers=1)[1]
-    grid, owner = grid[owner < len(centres)], owner[owner < len(centres)]
-    depth = 1 - np.linalg.norm(grid - centres[owner], axis=1) / radii[owner]
-    depth += rng.uniform(0.1, 0.35) * _smooth_noise(rng, grid, wavelength=rng.uniform(18, 45))
-    count = min(len(grid), max(8, round(volume / spacing**3)))
-    keep = np.argpartition(-depth, count - 1)[:count]
-    texture = 1 + 0.25 * _smooth_noise(rng, grid[keep], wavelength=rng.uniform(12, 25))
-    weights = PROTEIN_CONTRAST * spacing**3 * np.clip(texture, 0.2, 2)
-    beads = np.einsum("nij,bj->nbi", rotations, grid[keep]).reshape(-1, 3)
-    return Macromolecule(name, beads.astype(np.float32), np.tile(weights, len(rotations)).astype(np.float32))
 
 
-def render_beads(
-    positions_px: Tensor, weights: Tensor, *, shape: tuple[int, int, int], voxel_size: float
-) -> Tensor:
-    """Splat beads into a volume with trilinear weights; what falls outside is dropped.
-
-    Parameters
-    ----------
-    positions_px : Tensor, shape (n, 3)
-        Voxel coordinates ZYX; voxel centres are integers.
-    weights : Tensor, shape (n,)
-        V Å³.
-    shape : tuple of int
-        Volume shape (Z, Y, X).
-    voxel_size : float
-        Å.
-
-    Returns
-    -------
-    Tensor of float32, shape (Z, Y, X)
-        Potential in V; for beads inside, its sum times the voxel volume is the sum of the weights.
-    """
-    volume = torch.zeros(shape, dtype=torch.float32, device=positions_px.device).flatten()
-    corner = positions_px.floor()
-    fraction = positions_px - corner
-    low = corner.long()
-    size = torch.tensor(shape, device=positions_px.device)
-    for dz in (0, 1):
-        for dy in (0, 1):
-            for dx in (0, 1):
-                offset = torch.tensor((dz, dy, dx), device=positions_px.device)
-                index = low + offset
-                share = torch.where(offset.bool(), fraction, 1 - fraction).prod(1) * weights
-                inside = ((index >= 0) & (index < size)).all(1)
-                flat = (index[:, 0] * shape[1] + index[:, 1]) * shape[2] + index[:, 2]
-                volume.index_add_(0, flat[inside], share[inside].float())
-    return volume.reshape(shape) / voxel_size**3
+def _low_frequencies(spectrum: Tensor, n: int) -> Tensor:
+    """Cut the ``rfftn`` of a finer grid down to that of an odd grid of ``n``."""
+    half = n // 2
+    for dim in (0, 1):
+        low = spectrum.narrow(dim, 0, half + 1)
+        spectrum = torch.cat([low, spectrum.narrow(dim, spectrum.shape[dim] - half, half)], dim)
+    return spectrum[..., : half + 1].contiguous()
 
 
-def _centred(name: str, positions: NDArray[Any], weights: NDArray[Any]) -> Macromolecule:
-    """Beads moved so that the middle of their bounding box is the origin."""
-    positions = positions - (positions.min(0) + positions.max(0)) / 2
-    return Macromolecule(name, positions.astype(np.float32), weights.astype(np.float32))
+def _splat_periodic(positions_px: Tensor, weights: Tensor, n: int) -> Tensor:
+    """Cubic B-spline splat into a periodic (n, n, n) grid whose voxel 0 is the origin."""
+    volume = torch.zeros(n**3, dtype=torch.float32, device=positions_px.device)
+    offsets = torch.arange(-1, 3, device=positions_px.device)
+    for start in range(0, len(weights), _POINTS_AT_ONCE):
+        points = positions_px[start : start + _POINTS_AT_ONCE]
+        weight = weights[start : start + _POINTS_AT_ONCE]
+        corner = points.floor()
+        share = _cubic_spline(points - corner)  # (m, 3, 4)
+        index = (corner.long()[..., None] + offsets) % n
+        plane = index[:, 0, :, None] * n + index[:, 1, None, :]
+        flat = plane[..., None] * n + index[:, 2, None, None, :]
+        value = (share[:, 0] * weight[:, None])[:, :, None] * share[:, 1, None, :]
+        volume.index_add_(0, flat.flatten(), (value[..., None] * share[:, 2, None, None, :]).flatten())
+    return volume.reshape(n, n, n)
 
 
-def _otsu_threshold(values: NDArray[np.float32]) -> float:
-    """Grey level that best splits the histogram in two (Otsu 1979, doi:10.1109/TSMC.1979.4310076)."""
-    counts, edges = np.histogram(values, bins=256)
-    centres = (edges[:-1] + edges[1:]) / 2
-    below, total = np.cumsum(counts), counts.sum()
-    moment = np.cumsum(counts * centres)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        between = (moment[-1] * below / total - moment) ** 2 / (below * (total - below))
-    return float(centres[np.nanargmax(np.where(np.isfinite(between), between, -1))])
-
-
-def _fold_domains(
-    rng: np.random.Generator, volume: float, *, crowded: bool
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Centres and radii in Å of the domains of one chain: a compact self-avoiding walk."""
-    mean_volume = max(volume / 60, rng.uniform(15, 60) * 1000 * PROTEIN_VOLUME_PER_DALTON)
-    n = max(1, round(volume / mean_volume))
-    shares = rng.uniform(0.5, 1.5, n)
-    radii = (3 / (4 * np.pi) * volume * shares / shares.sum()) ** (1 / 3)
-    pull = rng.uniform(0.2, 1.0) if not crowded else rng.uniform(0.0, 1.0)  # 0: extended, 1: globular
-    centres = [np.zeros(3)]
-    for i in range(1, n):
-        step = 0.85 * (radii[i] + radii[i - 1])
-        tries = np.array(centres[-1]) + step * _unit_vectors(rng, 24)
-        gap = np.linalg.norm(tries[:, None] - np.array(centres)[None], axis=2).min(1) / step
-        far = np.linalg.norm(tries - np.mean(centres, axis=0), axis=1) / step
-        centres.append(
-            tries[np.argmax(np.minimum(gap, 0.95) * 3 - pull * far + 0.1 * rng.standard_normal(24))]
-        )
-    return np.array(centres) - np.mean(centres, axis=0), radii
-
-
-def _axis_offset(
-    rng: np.random.Generator, centres: NDArray[Any], radii: NDArray[Any], order: int
-) -> NDArray[np.float64]:
-    """Shift of the asymmetric unit off the symmetry axes, so that copies touch."""
-    if order == 1:
-        return np.zeros(3)
-    extent = float((np.linalg.norm(centres, axis=1) + radii).max())
-    distance = extent * max(0.6, 0.45 * order**0.5) * rng.uniform(0.8, 1.2)
-    offset: NDArray[np.float64] = distance * _unit_vectors(rng, 1)[0]
-    return offset
-
-
-def _unit_vectors(rng: np.random.Generator, n: int) -> NDArray[np.float64]:
-    """``n`` directions uniform on the sphere."""
-    v = rng.standard_normal((n, 3))
-    unit: NDArray[np.float64] = v / np.linalg.norm(v, axis=1, keepdims=True)
-    return unit
-
-
-def _smooth_noise(
-    rng: np.random.Generator, points: NDArray[Any], *, wavelength: float
-) -> NDArray[np.float64]:
-    """Random field of unit variance at ``points``: sixteen plane waves of about ``wavelength`` Å."""
-    k = 2 * np.pi / wavelength * rng.uniform(0.6, 1.4, (16, 1)) * _unit_vectors(rng, 16)
-    waves = np.cos(points.astype(np.float32) @ k.T.astype(np.float32) + rng.uniform(0, 2 * np.pi, 16))
-    field: NDArray[np.float64] = waves.sum(1) / np.sqrt(8)
-    return field
+def _cubic_spline(fraction: Tensor) -> Tensor:
+    """Weights of the four neighbours -1, 0, 1, 2 of a point ``fraction`` after neighbour 0, last axis."""
+    t, u = fraction, 1 - fraction
+    return torch.stack([u**3, 4 - 6 * t**2 + 3 * t**3, 4 - 6 * u**2 + 3 * u**3, t**3], dim=-1) / 6
