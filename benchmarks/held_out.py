@@ -24,8 +24,8 @@ from cryomend.evaluation.baseline import best_gaussian
 from cryomend.evaluation.evaluate import evaluate_volume
 from cryomend.restoration.model import load_model
 from cryomend.restoration.predict import restore_tomogram
+from cryomend.specimen import find_structures
 from cryomend.training.pairs import simulate_pair
-from cryomend.training.simulate import find_structures
 
 HERE = Path(__file__).resolve().parent
 FIRST_SEED = 900_000  # training seeds count from 0
@@ -41,8 +41,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="all scores")
     arguments = parser.parse_args()
     config = load_config(SimulationConfig, arguments.config)
-    structures = find_structures(arguments.structures, config.structures)
-    membrane_structures = find_structures(arguments.membrane_structures, config.structures)
+    structures = find_structures(arguments.structures, only=config.structures)
+    membrane_structures = find_structures(arguments.membrane_structures, only=config.structures)
     network, _ = load_model(arguments.model)
     rows = []
     for i, kind in enumerate(sorted(config.specimens)):

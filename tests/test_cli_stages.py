@@ -48,6 +48,10 @@ TEXTS = {
     "text.cif": "no structure",
     "dummy.pdb": ATOM.format(" CA", "C") + ATOM.format(" QQ", "X"),
     "protein.xyz": "C 0 0 0",
+    "wide.pdb": ATOM.format(" CA", "C") + ATOM.format(" CB", "C").replace("  11.104", " 411.104"),
+    "thin.yaml": "slab_margin: [-5, 3]\n",
+    "odd.yaml": "membranes: [{kind: spere}]\n",
+    "labels.yaml": "membranes: [{kind: labels, labels: no.tif}]\n",
     "list.yaml": "- 1\n- 2\n",
     "broken.yaml": "a: [1\nb: 2\n",
     "number.yaml": "1: 2\n",
@@ -99,9 +103,15 @@ REFUSED = {
         "--structures empty.cif": ("empty.cif",),
         "--structures text.cif": ("text.cif", "not a readable PDB or mmCIF file"),
         "--structures dummy.pdb": ("dummy.pdb", "no electron scattering factor for element 'X'"),
-        "--structures protein.xyz": ("protein.xyz", "a structure is a .pdb, .cif or .mrc file"),
+        "--structures protein.xyz": ("protein.xyz", "is no structure"),
         "--structures text.mrc": ("text.mrc", "not an MRC file"),
         "--membrane-structures no.cif": ("no.cif", "no such file"),
+        "--structures no.pdb empty.pdb": ("no.pdb", "no such file"),
+        "--preset cytosole": ("unknown preset 'cytosole'", "cytosol"),
+        "--config thin.yaml": ("thin.yaml", "slab_margin.0", "greater than or equal to 0"),
+        "--config odd.yaml": ("odd.yaml", "membranes.0.kind"),
+        "--config labels.yaml --shape 32 32 32": ("no.tif",),
+        "--shape 16 16 16 --structures wide.pdb": ("wide", "larger than the volume's 160 Å"),
         "--shape 0 48 48": ("shape.0",),
         "--shape 48 48 -1": ("shape.2",),
         "--voxel-size 0": ("voxel_size",),
@@ -219,8 +229,8 @@ def test_train_refuses_to_go_on_from_another_network_or_another_file(refused, gi
 @pytest.mark.parametrize("command", ["specimen", "acquire density.mrc", "simulate"])
 @pytest.mark.parametrize("output", ["a-file", "a-file/deeper", "/proc/nowhere"])
 def test_folder_that_cannot_be_written_is_refused_before_any_work(refused, command, output, monkeypatch):
-    for work in ("build_specimen", "simulate_pair"):
-        monkeypatch.setattr(f"cryomend.training.simulate.{work}", None)
+    for work in ("specimen.files.build_specimen", "training.simulate.simulate_pair"):
+        monkeypatch.setattr(f"cryomend.{work}", None)
     refused(f"{command} -o {output}", f"cannot write into {output}")
 
 

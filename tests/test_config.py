@@ -11,17 +11,31 @@ from pydantic import ValidationError
 from cryomend import config
 from cryomend.config import (
     AcquisitionConfig,
+    ClutterConfig,
+    FilamentConfig,
+    MembraneConfig,
     NoiseConfig,
     Recipe,
     SimulationConfig,
     SpecimenConfig,
     StageConfig,
     TrainingConfig,
+    list_mistakes,
     load_config,
     load_recipe,
 )
 
-MODELS = [AcquisitionConfig, NoiseConfig, Recipe, SimulationConfig, SpecimenConfig, TrainingConfig]
+MODELS = [
+    AcquisitionConfig,
+    ClutterConfig,
+    FilamentConfig,
+    MembraneConfig,
+    NoiseConfig,
+    Recipe,
+    SimulationConfig,
+    SpecimenConfig,
+    TrainingConfig,
+]
 FILES = {"default-model.yaml": Recipe, "smoke.yaml": Recipe, "held-out.yaml": SimulationConfig}
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -92,7 +106,8 @@ def test_a_range_in_the_wrong_order_is_refused(model, name):
 
 
 def test_ranges_are_found_by_the_test_above():
-    assert set(ranges(SpecimenConfig)) >= {"occupancy", "slab_margin", "species", "vesicles", "gold", "blur"}
+    assert set(ranges(SpecimenConfig)) >= {"occupancy", "slab_margin", "species", "shells", "blur"}
+    assert set(ranges(MembraneConfig)) >= {"count", "radius", "proteins"}
     assert set(ranges(AcquisitionConfig)) >= {"tilt_min", "defocus_um", "fluence", "mtf_nyquist"}
 
 
@@ -201,3 +216,25 @@ def test_structures_of_the_held_out_tests_are_in_no_training():
     held_out = load_config(SimulationConfig, CONFIGS / "held-out.yaml").structures
     assert trained and held_out
     assert not set(trained) & set(held_out)
+
+
+def test_a_refusal_names_the_file_if_the_mistake_is_in_it(tmp_path):
+    (tmp_path / "a.yaml").write_text("voxel_size: -1\n")
+    with pytest.raises(ValidationError) as error:
+        load_config(SpecimenConfig, tmp_path / "a.yaml")
+    assert list_mistakes(error.value) == f"{tmp_path / 'a.yaml'}: voxel_size: Input should be greater than 0"
+    with pytest.raises(ValidationError) as error:
+        load_config(SpecimenConfig, tmp_path / "a.yaml", voxel_size=-2.0)
+    assert list_mistakes(error.value) == "voxel_size: Input should be greater than 0"
+
+
+def test_a_preset_gives_what_is_not_said_otherwise(tmp_path):
+    (tmp_path / "mine.yaml").write_text("preset: virus\nshells: [7, 7]\n")
+    mine, virus = (
+        load_config(SpecimenConfig, tmp_path / "mine.yaml"),
+        load_config(SpecimenConfig, None, preset="virus"),
+    )
+    assert mine.shells == (7, 7) != virus.shells
+    assert mine.membranes == virus.membranes
+    with pytest.raises(ValidationError, match=r"unknown preset '\.\./x'; choose one of anything, cytosol"):
+        load_config(SpecimenConfig, None, preset="../x")

@@ -6,6 +6,7 @@ Commands parse options, call the stage and print; they hold no science.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
@@ -32,15 +33,23 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML with the
 Seed = Annotated[int, typer.Option(help="random seed; equal seeds give equal results")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
 OutputFolder = Annotated[Path, typer.Option("-o", "--output", help="folder")]
-Structures = Annotated[list[Path] | None, typer.Option(help="PDB, mmCIF or MRC files, or folders of them")]
+Structures = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="PDB, mmCIF or MRC files, folders of them, PDB or EMDB identifiers; several may follow"
+    ),
+]
 MembraneStructures = Annotated[
-    list[Path] | None, typer.Option(help="the same for proteins that stand in membranes, axis along Z")
+    list[str] | None, typer.Option(help="the same for proteins that stand in membranes, axis along Z")
 ]
 
 
 @app.command()
 def specimen(
     output: OutputFolder,
+    preset: Annotated[
+        str | None, typer.Option(help="cytosol, membranes, filaments, virus, nucleus, purified, anything")
+    ] = None,
     config: ConfigFile = None,
     shape: Annotated[tuple[int, int, int] | None, typer.Option(help="NZ NY NX in voxels")] = None,
     voxel_size: Annotated[float | None, typer.Option(help="Å")] = None,
@@ -52,13 +61,20 @@ def specimen(
 ) -> None:
     """Pack macromolecules, membranes and filaments into a slab of ice."""
     from cryomend.config import SpecimenConfig, load_config
-    from cryomend.training.simulate import make_specimen
+    from cryomend.restoration.predict import choose_device
+    from cryomend.specimen import build_to_folder
 
     share = None if occupancy is None else (occupancy, occupancy)
-    settings = load_config(SpecimenConfig, config, shape=shape, voxel_size=voxel_size, occupancy=share)
-    typer.echo(
-        make_specimen(settings, output, seed, structures or [], membrane_structures or [], device), err=True
+    settings = load_config(
+        SpecimenConfig, config, preset=preset, shape=shape, voxel_size=voxel_size, occupancy=share
     )
+    with _progress_bar("building") as show:
+        message = build_to_folder(
+            settings, output, seed=seed, structures=structures or [],
+            membrane_structures=membrane_structures or [], device=choose_device(device), on_progress=show,
+        )  # fmt: skip
+        show(1.0, "built")
+    typer.echo(message, err=True)
 
 
 @app.command()
@@ -180,6 +196,7 @@ def _progress_bar(what: str) -> Iterator[Callable[[float, str], None]]:
         yield show
     except Exception:
         bar.remove_task(task)  # so is one after it
+        bar.console.quiet = not bar.console.is_terminal  # where a bar that has gone leaves an empty line
         raise
     finally:
         bar.stop()
@@ -415,7 +432,7 @@ def report(
 def main() -> None:
     """Run the command line; errors a user can cause end in one line on stderr and exit code 2."""
     try:
-        app()
+        app(args=_spread(sys.argv[1:]))
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("CRYOMEND_DEBUG"):
             raise
@@ -425,9 +442,23 @@ def main() -> None:
         raise SystemExit(130) from None
 
 
+def _spread(arguments: list[str]) -> list[str]:
+    """Repeat an option that takes several values before each of them, as Click wants it."""
+    spread: list[str] = []
+    several = ""
+    for argument in arguments:
+        if argument.startswith("-"):
+            several = argument if argument in ("--structures", "--membrane-structures") else ""
+        elif several and spread[-1] != several:
+            spread.append(several)
+        spread.append(argument)
+    return spread
+
+
 def _one_line(error: Exception) -> str:
-    """Write an error in one line; pydantic lists each wrong option with its dotted path."""
-    if hasattr(error, "errors"):
-        wrong = (f"{'.'.join(map(str, e['loc'])) or 'options'}: {e['msg']}" for e in error.errors())
-        return "; ".join(wrong)
+    """Write an error in one line."""
+    if hasattr(error, "errors"):  # pydantic's
+        from cryomend.config import list_mistakes
+
+        return list_mistakes(error)
     return " ".join(str(error).split()) or type(error).__name__

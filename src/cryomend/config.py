@@ -9,21 +9,28 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 __all__ = [
     "AcquisitionConfig",
+    "ClutterConfig",
+    "FilamentConfig",
+    "MembraneConfig",
     "NoiseConfig",
     "Recipe",
     "SimulationConfig",
     "SpecimenConfig",
     "StageConfig",
     "TrainingConfig",
+    "dump_config",
+    "find_preset",
+    "list_mistakes",
     "load_config",
     "load_recipe",
 ]
 
 Number = TypeVar("Number", int, float)
+_PRESETS = Path(__file__).parent / "presets"
 
 
 def _ordered(value: tuple[Number, Number]) -> tuple[Number, Number]:
@@ -47,6 +54,10 @@ ShareRange = Annotated[tuple[_Share, _Share], _Ordered]
 MtfRange = Annotated[tuple[_Mtf, _Mtf], _Ordered]
 AngleRange = Annotated[tuple[_Angle, _Angle], _Ordered]
 CountRange = Annotated[tuple[_Count, _Count], _Ordered]
+_Layer = Annotated[int, Field(ge=1)]
+LayerRange = Annotated[tuple[_Layer, _Layer], _Ordered]
+_Protofilament = Annotated[int, Field(ge=8, le=20)]
+ProtofilamentRange = Annotated[tuple[_Protofilament, _Protofilament], _Ordered]
 Side = Annotated[int, Field(ge=16)]  # voxels; the reader of volumes asks for as many
 Width = Annotated[int, Field(ge=1)]
 
@@ -57,32 +68,113 @@ class StageConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+class MembraneConfig(StageConfig):
+    """One kind of membrane; pairs are ranges from which each one is drawn."""
+
+    kind: Literal["ellipsoid", "torus", "tubule", "sheet", "stack", "branched", "labels"] = Field(
+        "ellipsoid", description="shape of the mid-surface"
+    )
+    count: CountRange = Field((1, 1), description="how many")
+    radius: PositiveRange = Field(
+        (150.0, 450.0), description="of ellipsoids (mean) and tubules, ring radius of tori, Å"
+    )
+    axis_ratio: PositiveRange = Field((1.0, 1.0), description="longest over shortest axis; 1 is a sphere")
+    tube_radius: PositiveRange = Field((100.0, 200.0), description="of the tube of a torus, Å")
+    wavelength: PositiveRange = Field(
+        (500.0, 1500.0), description="of undulations and of branched surfaces, Å"
+    )
+    amplitude: NotNegativeRange = Field(
+        (0.0, 0.0), description="standard deviation of the undulation normal to the surface, Å"
+    )
+    layers: LayerRange = Field((2, 5), description="sheets in a stack")
+    gap: PositiveRange = Field(
+        (110.0, 250.0), description="between mid-surfaces of a stack or a double membrane, Å"
+    )
+    double_share: float = Field(0.0, ge=0, le=1, description="chance of a second membrane inside the first")
+    lining_share: float = Field(
+        0.0, ge=0, le=1, description="chance of a protein coat under the inner leaflet, as in a virus"
+    )
+    labels: str | None = Field(
+        None, description="label volume (TIFF or MRC) of mid-surfaces, for kind labels"
+    )
+    labels_voxel_size: float | None = Field(None, gt=0, description="of the label volume, Å; its header's")
+    head_distance: PositiveRange = Field((33.0, 41.0), description="between the head-group peaks, Å")
+    proteins: NotNegativeRange = Field(
+        (0.5, 4.0), description="membrane proteins per 10,000 Å², fewer where no more fit"
+    )
+    inward: ShareRange = Field((0.0, 0.6), description="share of them that face the inside")
+
+    @model_validator(mode="after")
+    def _labels_are_named(self) -> MembraneConfig:
+        if self.kind == "labels" and self.labels is None:
+            raise ValueError("membranes of kind labels need the option labels: FILE")
+        return self
+
+
+class FilamentConfig(StageConfig):
+    """One kind of filament; pairs are ranges from which each one is drawn."""
+
+    kind: Literal["microtubule", "actin", "helix", "nucleosomes"] = Field("actin", description="what it is")
+    count: CountRange = Field((1, 1), description="how many filaments, bundles or networks")
+    length: PositiveRange = Field((1000.0, 8000.0), description="Å")
+    persistence_um: PositiveRange | None = Field(None, description="persistence length; of the kind if None")
+    protofilaments: ProtofilamentRange = Field((12, 15), description="of microtubules")
+    bundle: LayerRange = Field((1, 1), description="parallel filaments in a bundle")
+    bundle_gap: NotNegativeRange = Field((10.0, 60.0), description="between the surfaces of neighbours, Å")
+    branches: CountRange = Field((0, 0), description="daughters that leave at 70° to make a network")
+    linker_bp: PositiveRange = Field((20.0, 60.0), description="DNA between nucleosomes, base pairs")
+
+
+class ClutterConfig(StageConfig):
+    """One kind of what nobody wants to see; pairs are ranges from which each one is drawn."""
+
+    kind: Literal["gold", "carbon", "ice", "lipid", "granule"] = Field("gold", description="what it is")
+    count: CountRange = Field((1, 1), description="how many")
+    radius: PositiveRange | None = Field(None, description="Å; of the kind if None")
+
+
 class SpecimenConfig(StageConfig):
     """What is packed into one specimen; pairs are ranges from which each specimen is drawn."""
 
     shape: tuple[Side, Side, Side] = Field((96, 160, 160), description="volume (Z, Y, X) in voxels")
     voxel_size: float = Field(10.0, gt=0, description="Å")
     slab_margin: NotNegativeRange = Field((40.0, 160.0), description="free ice above and below, Å each")
+    border: Literal["clip", "periodic"] = Field(
+        "clip", description="what happens to objects at the borders in Y and X"
+    )
     occupancy: ShareRange = Field((0.05, 0.22), description="share of the slab taken by macromolecules")
     species: CountRange = Field((3, 12), description="number of macromolecule species")
-    mass_kda: PositiveRange = Field((60.0, 4000.0), description="mass of procedural macromolecules")
+    mass_kda: PositiveRange = Field((50.0, 4000.0), description="mass of procedural macromolecules")
+    symmetries: tuple[str, ...] | None = Field(
+        None, description="of procedural macromolecules: Cn, Dn, T, O, I, H (helical); a mix of all if None"
+    )
     file_share: float = Field(
         0.5, ge=0, le=1, description="chance that a species is taken from the given structure files"
     )
-    vesicles: CountRange = Field((0, 0), description="number of closed membranes")
-    vesicle_radius: PositiveRange = Field((150.0, 450.0), description="mean radius, Å")
-    vesicle_axis_ratio: PositiveRange = Field(
-        (1.0, 1.0), description="longest over shortest axis; 1 is a sphere"
+    abundance: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict,
+        description="copies of a structure file (its name without ending) relative to the others; "
+        "drawn for those that are not named",
     )
-    membrane_proteins: NotNegativeRange = Field((0.5, 4.0), description="per 10,000 Å² of membrane")
+    cluster_share: float = Field(0.0, ge=0, le=1, description="chance that a species stands in clusters")
+    cluster_radius: PositiveRange = Field((200.0, 600.0), description="of a cluster, Å")
+    membranes: tuple[MembraneConfig, ...] = Field((), description="kinds of membranes")
+    filaments: tuple[FilamentConfig, ...] = Field((), description="kinds of filaments")
     shells: CountRange = Field((0, 0), description="number of closed protein shells without a membrane")
-    filaments: CountRange = Field((0, 0), description="number of filaments")
-    microtubule_share: float = Field(0.4, ge=0, le=1, description="share of filaments that are microtubules")
-    gold: CountRange = Field((0, 0), description="number of gold beads")
+    clutter: tuple[ClutterConfig, ...] = Field((), description="kinds of clutter")
     contrast: NotNegativeRange = Field(
         (0.8, 1.25), description="factor on the potential of each species and membrane"
     )
     blur: NotNegativeRange = Field((5.0, 9.0), description="standard deviation of the final Gaussian blur, Å")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _start_from_preset(cls, values: Any) -> Any:
+        """``preset: NAME`` stands for all options of that preset; the others replace them one by one."""
+        if not isinstance(values, dict) or "preset" not in values:
+            return values
+        own = {key: value for key, value in values.items() if key != "preset"}
+        return {**_read_yaml(find_preset(str(values["preset"]))), **own}
 
 
 class AcquisitionConfig(StageConfig):
@@ -205,15 +297,52 @@ def load_config(model: type[Model], path: str | Path | None, **overrides: Any) -
         If the file is missing, is no YAML mapping or holds a key or value that the model refuses
         (pydantic names it by its dotted path).
     """
-    values: Any = {}
-    if path is not None:
-        try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ValueError(f"{path}: not a readable YAML file ({str(error).splitlines()[0]})") from None
-        if not isinstance(values, dict):
-            raise ValueError(f"{path}: a configuration is a YAML mapping of option: value")
-    return model.model_validate({**values, **{k: v for k, v in overrides.items() if v is not None}})
+    values = {} if path is None else _read_yaml(Path(path))
+    given = {k: v for k, v in overrides.items() if v is not None}
+    try:
+        return model.model_validate({**values, **given})
+    except ValidationError as error:
+        if path is None or all(e["loc"][:1] and e["loc"][0] in given for e in error.errors()):
+            raise
+        raise ValidationError.from_exception_data(str(path), error.errors()) from None  # type: ignore[arg-type]
+
+
+def list_mistakes(error: Any) -> str:
+    """Write a refusal by pydantic in one line: the file, each wrong option with its dotted path."""
+    wrong = ((".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors())
+    file = f"{error.title}: " if "." in error.title else ""  # else the name of the model
+    return file + "; ".join(f"{name}: {message}" if name else message for name, message in wrong)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values: Any = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: not a readable YAML file ({str(error).splitlines()[0]})") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: a configuration is a YAML mapping of option: value")
+    return values
+
+
+def find_preset(name: str) -> Path:
+    """YAML file of a preset of specimens that comes with the package.
+
+    Raises
+    ------
+    ValueError
+        If there is no preset of that name.
+    """
+    known = sorted(file.stem for file in _PRESETS.glob("*.yaml"))
+    if name not in known:
+        raise ValueError(f"unknown preset {name!r}; choose one of {', '.join(known)}")
+    return _PRESETS / f"{name}.yaml"
+
+
+def dump_config(config: StageConfig, *, comment: str = "") -> str:
+    """A configuration with every option as YAML text that `load_config` reads, under a comment."""
+    head = "".join(f"# {line}\n" for line in comment.splitlines())
+    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, default_flow_style=None)
+    return head + text
 
 
 def load_recipe(path: str | Path | None) -> Recipe:

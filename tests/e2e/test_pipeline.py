@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import starfile
 import torch
+import yaml
 
 from cryomend.io import read_stack, read_tilt_angles, read_volume, write_volume
 from cryomend.restoration.model import bundled_models, load_model
@@ -96,7 +97,7 @@ def make_specimen(run: Run) -> None:
     assert np.abs(particles["rlnCenteredCoordinateZAngst"]).max() < SIDE * VOXEL / 2
     assert density[instances > 0].mean() > 5 * abs(density[instances == 0].mean())  # V above ice
     assert np.abs(density[:2]).max() < 0.05  # the margin is free ice
-    assert read_json("s/config.json")["occupancy"] == [0.12, 0.12]
+    assert yaml.safe_load(Path("s/config.yaml").read_text())["occupancy"] == [0.12, 0.12]
     assert Path("s/preview.png").read_bytes().startswith(b"\x89PNG")
     write_volume("piece.mrc", density[16:32, 16:32, 16:32], voxel_size=5)
     run(f"specimen -o t --config specimen.yaml --shape {SIDE} 48 48 --structures piece.mrc")

@@ -1,60 +1,68 @@
-"""Build one specimen: membranes, shells, filaments, gold and macromolecules packed into a slab of ice."""
+"""Build one specimen: membranes, shells, filaments, clutter and macromolecules packed into a slab of ice."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryomend.config import SpecimenConfig
+from cryomend.config import ClutterConfig, FilamentConfig, MembraneConfig, SpecimenConfig
 from cryomend.fourier import gaussian_lowpass
-from cryomend.geometry import random_rotation
-from cryomend.io import read_volume
-from cryomend.specimen.filament import (
-    HelicalLattice,
-    actin_lattice,
-    helical_poses,
-    microtubule_lattice,
-    worm_like_chain,
+from cryomend.io import InputError
+from cryomend.specimen.clutter import (
+    Blob,
+    carbon_edge,
+    dense_granule,
+    gold_fiducial,
+    ice_crystal,
+    lipid_debris,
 )
-from cryomend.specimen.macromolecule import (
-    PROTEIN_CONTRAST,
-    Macromolecule,
-    beads_from_atoms,
-    beads_from_map,
-    procedural_macromolecule,
-    render_beads,
+from cryomend.specimen.draw import (
+    Slab,
+    draw_filaments,
+    draw_membrane_protein,
+    draw_shell,
+    draw_species,
+    draw_subunits,
+    draw_surface,
+    rotations_along,
 )
-from cryomend.specimen.membrane import bilayer_profile, ellipsoid_distance, ellipsoid_surface
-from cryomend.specimen.packing import Packing, Placement
+from cryomend.specimen.filament import Filament
+from cryomend.specimen.macromolecule import PROTEIN_CONTRAST, Macromolecule
+from cryomend.specimen.membrane import bilayer_profile
+from cryomend.specimen.packing import Packing
+from cryomend.specimen.procedural import procedural_macromolecule
+from cryomend.specimen.surface import Surface, surface_area, surface_points, surface_spread
+from cryomend.specimen.template import BLUR_PER_VOXEL, Template, make_template, paste_potential
 
-__all__ = ["Specimen", "build_specimen", "load_structure"]
+__all__ = ["Placement", "Specimen", "build_specimen"]
 
-_SYMMETRIES = ("C1",) * 8 + (
-    "C2",
-    "C2",
-    "C3",
-    "C4",
-    "C5",
-    "C6",
-    "C7",
-    "C12",
-    "D2",
-    "D3",
-    "D4",
-    "D7",
-    "T",
-    "O",
-    "I",
-)
-_GOLD_CONTRAST = 20.0  # V above ice; bulk gold has a mean inner potential of about 25 V
-_BEADS_AT_ONCE = 2_000_000  # bounds the memory of rendering
+_TRIES = 12  # places tried for a membrane, a shell or a filament before it is left out
+_HALF_BILAYER = 28.0  # Å taken on either side of a mid-surface
+_DENSE = 0.3  # share of the free room above which a species is packed snugly: random throws jam at 0.38
+_CLUTTER: dict[str, Callable[..., Blob]] = {
+    "gold": gold_fiducial,
+    "carbon": carbon_edge,
+    "ice": ice_crystal,
+    "lipid": lipid_debris,
+    "granule": dense_granule,
+}
+_LARGE_CLUTTER = ("carbon", "ice")  # placed before anything can stand in its way
+_LINING_DEPTH = 60.0  # Å from a mid-surface to the middle of the coat under it
+
+
+@dataclass(frozen=True)
+class Placement:
+    """One copy in the specimen: its species, centre (Å from the volume's centre) and orientation."""
+
+    species: Macromolecule
+    position_zyx: NDArray[np.float64]
+    rotation_matrix: NDArray[np.float64]
+    instance: int
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,8 @@ class Specimen:
     """One specimen.
 
     ``density`` (Z, Y, X) in V above ice; ``instances`` (Z, Y, X) number of the object that stands
-    in a voxel, 0 for ice; ``classes`` name of each instance; ``placements`` the poses.
+    in a voxel, 0 for ice; ``classes`` name of each instance; ``placements`` the poses; ``occupancy`` share of
+    the slab that macromolecules take, ``occupancy_asked`` what was drawn for it.
     """
 
     density: Tensor
@@ -70,23 +79,21 @@ class Specimen:
     classes: dict[int, str]
     placements: list[Placement]
     voxel_size: float
+    occupancy: float
+    occupancy_asked: float
 
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes; class label ``i + 1`` is the i-th, 0 is ice."""
+        return sorted(set(self.classes.values()))
 
-def load_structure(path: str | Path) -> Macromolecule:
-    """Read a macromolecule from PDB, mmCIF (also .gz) or an MRC map at any grey scale.
-
-    Raises
-    ------
-    ValueError
-        If the file is neither, cannot be read or holds nothing.
-    """
-    name = Path(path).name.lower()
-    if name.endswith((".pdb", ".ent", ".cif", ".mmcif", ".pdb.gz", ".ent.gz", ".cif.gz")):
-        return beads_from_atoms(path)
-    if name.endswith((".mrc", ".map", ".ccp4")):
-        volume = read_volume(path)
-        return beads_from_map(volume.data, voxel_size=volume.voxel_size, name=Path(path).stem)
-    raise ValueError(f"{path}: a structure is a .pdb, .cif or .mrc file")
+    def class_labels(self) -> NDArray[np.int32]:
+        """Label of the class that stands in each voxel (Z, Y, X)."""
+        number = {name: i + 1 for i, name in enumerate(self.class_names)}
+        table = np.zeros(max(self.classes, default=0) + 1, dtype=np.int32)
+        for instance, name in self.classes.items():
+            table[instance] = number[name]
+        return table[self.instances]
 
 
 def build_specimen(
@@ -96,10 +103,11 @@ def build_specimen(
     structures: Sequence[Macromolecule] = (),
     membrane_structures: Sequence[Macromolecule] = (),
     device: torch.device | str | None = None,
+    on_progress: Callable[[float, str], None] = lambda share, text: None,
 ) -> Specimen:
     """Draw one specimen from the ranges of a configuration.
 
-    Order: membranes with their proteins, protein shells, filaments, gold, then macromolecules, the
+    Order: membranes with their proteins, protein shells, filaments, clutter, then macromolecules, the
     largest first, until the drawn occupancy is reached or nothing fits any more.
 
     Parameters
@@ -111,284 +119,266 @@ def build_specimen(
     structures, membrane_structures : sequence of Macromolecule
         Species to use beside procedural ones; membrane proteins stand with Z along the normal.
     device : torch.device or str, optional
-        Where the density is rendered.
+        Where specimens are packed and rendered.
+    on_progress : callable
+        Told the share done and what is being done.
 
     Raises
     ------
     ValueError
-        If the margins leave no slab.
+        If the margins leave no slab, or a label volume cannot be read.
     """
-    margins = rng.uniform(*config.slab_margin, size=2) / config.voxel_size
-    slab = (int(margins[0]), config.shape[0] - int(margins[1]))
-    packing = Packing(config.shape, config.voxel_size, slab)
-    classes: dict[int, str] = {}
-    density = np.zeros(config.shape, dtype=np.float32)
-    for _ in range(_count(rng, config.vesicles)):
-        density += _add_vesicle(packing, classes, config, rng, membrane_structures)
+    builder = _Builder(config, rng, device)
+    for clutter in config.clutter:
+        if clutter.kind in _LARGE_CLUTTER:
+            builder.add_clutter(clutter)
+    for membrane in config.membranes:
+        for _ in range(_count(rng, membrane.count)):
+            builder.add_membrane(membrane, membrane_structures)
     for _ in range(_count(rng, config.shells)):
-        _add_shell(packing, config, rng)
-    for _ in range(_count(rng, config.filaments)):
-        _add_filament(packing, config, rng, structures)
-    for _ in range(_count(rng, config.gold)):
-        packing.place_at_random(rng, _gold_bead(rng, config.voxel_size))
-    _fill_with_macromolecules(packing, config, rng, structures)
-    classes |= {p.instance: p.species.name for p in packing.placements}
-    rendered = _render(packing, config, rng, device)
-    coverage = (rendered / PROTEIN_CONTRAST).clamp(0, 1)  # protein stands in place of lipid
-    total = torch.as_tensor(density, device=rendered.device) * (1 - coverage) + rendered
-    blurred = gaussian_lowpass(total, rng.uniform(*config.blur) / config.voxel_size)
-    return Specimen(blurred, packing.instances, classes, packing.placements, config.voxel_size)
+        builder.add_assembly("shell", lambda: [draw_shell(rng, builder.slab)])
+    for filament in config.filaments:
+        units = draw_subunits(rng, filament.kind, structures, config.file_share)
+        for _ in range(_count(rng, filament.count)):
+            builder.add_filament(filament, units)
+    for clutter in config.clutter:
+        if clutter.kind not in _LARGE_CLUTTER:
+            builder.add_clutter(clutter)
+    reached, asked = builder.fill(structures, on_progress)
+    return builder.finish(reached, asked)
 
 
 def _count(rng: np.random.Generator, bounds: tuple[int, int]) -> int:
     return int(rng.integers(bounds[0], bounds[1] + 1))
 
 
-def _render(
-    packing: Packing, config: SpecimenConfig, rng: np.random.Generator, device: torch.device | str | None
-) -> Tensor:
-    """All placed beads splatted into one volume, in bounded batches."""
-    contrast = {id(p.species): 1.0 for p in packing.placements}
-    contrast = {key: float(rng.uniform(*config.contrast)) for key in contrast}
-    centre = np.array(config.shape) // 2
-    density = torch.zeros(config.shape, device=device)
-    counts = np.array([len(p.species.weights) for p in packing.placements])
-    batches = np.cumsum(counts) // _BEADS_AT_ONCE
-    for number in np.unique(batches):
-        chosen = [p for p, b in zip(packing.placements, batches, strict=True) if b == number]
-        beads = [
-            p.species.positions_zyx @ p.rotation_matrix.T.astype(np.float32)
-            + p.position_zyx.astype(np.float32)
-            for p in chosen
-        ]
-        weights = np.concatenate([p.species.weights * contrast[id(p.species)] for p in chosen])
-        positions = (np.concatenate(beads) / config.voxel_size + centre).astype(np.float32)
-        density += render_beads(
-            torch.as_tensor(positions, device=device),
-            torch.as_tensor(weights, device=device),
-            shape=config.shape,
-            voxel_size=config.voxel_size,
-        )
-    return density
+@dataclass(frozen=True)
+class _Lipid:
+    """A membrane that has found its place, and how its bilayer looks."""
+
+    surface: Surface
+    head_distance: float
+    contrast: float
 
 
-def _procedural(rng: np.random.Generator, config: SpecimenConfig) -> Macromolecule:
-    """A made-up species with a mass drawn evenly on a logarithmic scale."""
-    mass = float(np.exp(rng.uniform(*np.log(config.mass_kda))))
-    symmetry = str(rng.choice(_SYMMETRIES))
-    return procedural_macromolecule(
-        rng, mass_kda=mass, symmetry=symmetry, name=f"procedural-{mass:.0f}kDa-{symmetry}"
-    )
+class _Builder:
+    """What has been placed so far; used by `build_specimen` only."""
 
+    def __init__(
+        self, config: SpecimenConfig, rng: np.random.Generator, device: torch.device | str | None
+    ) -> None:
+        margins = rng.uniform(*config.slab_margin, size=2) / config.voxel_size
+        planes = (int(margins[0]), config.shape[0] - int(margins[1]))
+        self.config, self.rng, self.device = config, rng, device
+        self.packing = Packing(config.shape, planes, config.border == "periodic", device)
+        self.slab = Slab(config.shape, config.voxel_size, planes)
+        self.templates: dict[int, Template] = {}
+        self.contrast: dict[int, float] = {}
+        self.classes: dict[int, str] = {}
+        self.lipids: list[_Lipid] = []
+        self.blobs: list[Blob] = []
 
-def _pick_species(
-    rng: np.random.Generator, config: SpecimenConfig, structures: Sequence[Macromolecule]
-) -> Macromolecule:
-    if structures and rng.random() < config.file_share:
-        return structures[int(rng.integers(len(structures)))]
-    return _procedural(rng, config)
+    def template(self, molecule: Macromolecule) -> Template:
+        """The template of a species, made once."""
+        if id(molecule) not in self.templates:
+            self.templates[id(molecule)] = make_template(
+                molecule, voxel_size=self.config.voxel_size, device=self.device
+            )
+            self.contrast[id(molecule)] = float(self.rng.uniform(*self.config.contrast))
+        return self.templates[id(molecule)]
 
-
-def _fill_with_macromolecules(
-    packing: Packing, config: SpecimenConfig, rng: np.random.Generator, structures: Sequence[Macromolecule]
-) -> None:
-    """Place species in random proportions, large before small, up to the drawn occupancy."""
-    target = packing.occupancy + float(rng.uniform(*config.occupancy))
-    species = [_pick_species(rng, config, structures) for _ in range(_count(rng, config.species))]
-    shares = rng.dirichlet(np.ones(len(species))) if species else np.zeros(0)
-    budget = (target - packing.occupancy) * packing.instances[packing.slab[0] : packing.slab[1]].size
-    for share, one in sorted(zip(shares, species, strict=True), key=lambda item: -item[1].radius):
-        cost = len(packing.footprint(one, np.eye(3)))
-        for _ in range(max(1, round(share * budget / cost))):
-            if packing.occupancy >= target or not packing.place_at_random(rng, one):
+    def add_membrane(self, config: MembraneConfig, structures: Sequence[Macromolecule]) -> None:
+        """Claim a membrane, cut by the slab like in a lamella, and stand proteins in it."""
+        is_lined = self.rng.random() < config.lining_share
+        for _ in range(_TRIES):
+            try:
+                reach = _LINING_DEPTH + 20 if is_lined else _HALF_BILAYER + 12
+                surface = draw_surface(self.rng, config, self.slab, reach=reach)
+            except InputError:
+                raise
+            except ValueError:  # what was drawn misses the volume, or cannot be in so small a one
+                continue
+            wall = np.abs(surface.distance) < _HALF_BILAYER
+            instance = self.packing.claim_region(wall, surface.corner_px, clip_slab=True)
+            if instance:
                 break
-
-
-def _add_vesicle(
-    packing: Packing,
-    classes: dict[int, str],
-    config: SpecimenConfig,
-    rng: np.random.Generator,
-    membrane_structures: Sequence[Macromolecule],
-) -> NDArray[np.float32] | float:
-    """Claim a closed membrane, stand proteins in it, return its density; 0 if it does not fit."""
-    for _ in range(20):
-        radius = float(rng.uniform(*config.vesicle_radius))
-        ratio = float(rng.uniform(*config.vesicle_axis_ratio)) ** rng.uniform(0, 1, 3)
-        semi_axes = radius * ratio / ratio.prod() ** (1 / 3)
-        orientation = random_rotation(rng) if np.ptp(semi_axes) > 1e-6 else np.eye(3)
-        centre = np.array(
-            [rng.uniform(*packing.slab), rng.uniform(0, config.shape[1]), rng.uniform(0, config.shape[2])]
-        )
-        grid = np.stack(np.meshgrid(*map(np.arange, config.shape), indexing="ij"), axis=-1)
-        local = ((grid - centre) * config.voxel_size).astype(np.float32) @ orientation.astype(np.float32)
-        distance = ellipsoid_distance(local, semi_axes.astype(np.float32))
-        in_slab = (grid[..., 0] >= packing.slab[0]) & (grid[..., 0] < packing.slab[1])
-        instance = packing.claim(
-            np.argwhere((np.abs(distance) < 28) & in_slab)
-        )  # cut by the slab, as in a lamella
-        if instance:
-            break
-    else:
-        return 0.0
-    classes[instance] = "membrane"
-    _stand_proteins(packing, config, rng, membrane_structures, (centre, orientation, semi_axes, instance))
-    profile = bilayer_profile(
-        distance, head_distance=rng.uniform(33, 41), amplitude=2.6 * rng.uniform(*config.contrast)
-    )
-    return profile * in_slab
-
-
-def _stand_proteins(
-    packing: Packing,
-    config: SpecimenConfig,
-    rng: np.random.Generator,
-    structures: Sequence[Macromolecule],
-    membrane: tuple[NDArray[Any], NDArray[Any], NDArray[Any], int],
-) -> None:
-    """Stand membrane proteins on a vesicle, axis along the normal, on either side."""
-    centre, orientation, semi_axes, instance = membrane
-    species = [_membrane_protein(rng, config, structures) for _ in range(int(rng.integers(1, 4)))]
-    area = 4 * np.pi * float(np.mean(semi_axes)) ** 2
-    n = int(area / 1e4 * rng.uniform(*config.membrane_proteins))
-    if n == 0:
-        return
-    points, normals = ellipsoid_surface(rng, semi_axes, n)
-    outward = 1.0 if rng.random() < 0.7 else -1.0
-    for point, normal in zip(points @ orientation.T, normals @ orientation.T, strict=True):
-        side = outward if rng.random() < 0.9 else -outward
-        packing.place(
-            species[int(rng.integers(len(species)))],
-            position_px=centre + point / config.voxel_size,
-            rotation=_axis_along(rng, side * normal),
-            allowed=instance,
-        )
-
-
-def _membrane_protein(
-    rng: np.random.Generator, config: SpecimenConfig, structures: Sequence[Macromolecule]
-) -> Macromolecule:
-    """A membrane protein with the bilayer at its origin."""
-    if structures and rng.random() < config.file_share:
-        return structures[int(rng.integers(len(structures)))]
-    symmetry = str(rng.choice(["C1", "C1", "C2", "C3", "C4", "C5"]))
-    mass = float(rng.uniform(80, 700))
-    body = procedural_macromolecule(rng, mass_kda=mass, symmetry=symmetry)
-    shift = body.positions_zyx[:, 0].min() + rng.uniform(10, 30)
-    beads = body.positions_zyx - np.array([shift, 0, 0], dtype=np.float32)
-    return Macromolecule(f"membrane-protein-{mass:.0f}kDa-{symmetry}", beads, body.weights)
-
-
-def _axis_along(rng: np.random.Generator, direction_zyx: NDArray[Any]) -> NDArray[np.float64]:
-    """Rotation that carries Z onto a direction, with a random turn about it."""
-    q, _ = np.linalg.qr(np.stack([direction_zyx, *rng.standard_normal((2, 3))], axis=1))
-    if q[:, 0] @ direction_zyx < 0:
-        q[:, 0] *= -1
-    if np.linalg.det(q) < 0:
-        q[:, 2] *= -1
-    rotation: NDArray[np.float64] = q
-    return rotation
-
-
-def _add_shell(packing: Packing, config: SpecimenConfig, rng: np.random.Generator) -> None:
-    """A closed shell of one protein, evenly spread, like a capsid or a coat."""
-    unit = procedural_macromolecule(rng, mass_kda=float(rng.uniform(40, 250)), name="shell-unit")
-    thickness = float(np.ptp(unit.positions_zyx[:, 0]))
-    room = (packing.slab[1] - packing.slab[0]) * config.voxel_size / 2 - thickness
-    if room < 120:
-        return
-    radius = float(rng.uniform(120, min(room, 500)))
-    spacing = 2 * (3 * len(unit.weights) * 125 / (4 * np.pi)) ** (1 / 3) * rng.uniform(0.85, 1.2)
-    reach = (radius + thickness) / config.voxel_size
-    middle = rng.uniform(packing.slab[0] + reach, max(packing.slab[0] + reach, packing.slab[1] - reach))
-    centre = np.array([middle, *(rng.uniform(0, n) for n in config.shape[1:])])
-    points, normals = ellipsoid_surface(
-        rng, np.full(3, radius), max(12, int(4 * np.pi * radius**2 / spacing**2))
-    )
-    turn = _axis_along(rng, np.array([1.0, 0, 0]))
-    rotations = np.stack([_axis_along(rng, normal) @ turn for normal in normals])
-    _place_assembly(packing, unit, centre + points / config.voxel_size, rotations)
-
-
-def _add_filament(
-    packing: Packing, config: SpecimenConfig, rng: np.random.Generator, structures: Sequence[Macromolecule]
-) -> None:
-    """A microtubule, an actin filament or a made-up helix across the volume."""
-    lattice, unit, persistence = _draw_filament(rng, config, structures)
-    span = float(np.linalg.norm(config.shape[1:])) * config.voxel_size
-    for _ in range(12):
-        azimuth, climb = rng.uniform(0, 2 * np.pi), rng.normal(0, 0.12)
-        direction = np.array([climb, np.sin(azimuth), np.cos(azimuth)])
-        middle = np.array([rng.uniform(*packing.slab), *(rng.uniform(0, n) for n in config.shape[1:])])
-        length = float(rng.uniform(0.4, 2.0)) * span
-        points, frames = worm_like_chain(
-            rng,
-            start_zyx=middle * config.voxel_size - direction * length / 2,
-            direction_zyx=direction,
-            length=length,
-            step=lattice.rise,
-            persistence_length=persistence,
-        )
-        positions, rotations = helical_poses(lattice, points, frames)
-        if _place_assembly(packing, unit, positions / config.voxel_size, rotations):
+        else:
             return
+        self.classes[instance] = "membrane"
+        contrast = float(self.rng.uniform(*self.config.contrast))
+        self.lipids.append(_Lipid(surface, float(self.rng.uniform(*config.head_distance)), contrast))
+        if is_lined:
+            self._line(surface)
+        self._stand_proteins(surface, instance, config, structures)
+
+    def _stand_proteins(
+        self,
+        surface: Surface,
+        instance: int,
+        config: MembraneConfig,
+        structures: Sequence[Macromolecule],
+    ) -> None:
+        """Stand membrane proteins on a surface, axis along the normal, on either side."""
+        wanted = int(surface_area(surface) / 1e4 * self.rng.uniform(*config.proteins))
+        share = self.config.file_share
+        species = [
+            draw_membrane_protein(self.rng, structures, share) for _ in range(_count(self.rng, (1, 3)))
+        ]
+        inward = float(self.rng.uniform(*config.inward))
+        for _ in range(8):  # what overlapped is drawn again
+            if wanted <= 0:
+                break
+            points, normals = surface_points(self.rng, surface, wanted)
+            side = np.where(self.rng.random(len(points)) < inward, -1.0, 1.0)
+            rotations = rotations_along(self.rng, side[:, None] * normals)
+            kind = self.rng.integers(len(species), size=len(points))
+            for i, one in enumerate(species):
+                placed = self.packing.place(
+                    self.template(one), rotations[kind == i], points[kind == i], allowed=instance
+                )
+                wanted -= int(placed.sum())
+
+    def _line(self, surface: Surface) -> None:
+        """Coat the inner side of a membrane with one protein, as matrix and capsid proteins do."""
+        unit = procedural_macromolecule(self.rng, mass_kda=float(self.rng.uniform(25, 80)), name="lining")
+        spacing = 1.15 * unit.volume ** (1 / 3)
+        points, normals = surface_spread(self.rng, surface, spacing, level=-_LINING_DEPTH)
+        self.packing.place(self.template(unit), rotations_along(self.rng, normals), points)
+
+    def add_filament(self, config: FilamentConfig, units: Sequence[Macromolecule]) -> None:
+        """Claim a filament, a bundle or a network."""
+        self.add_assembly(
+            config.kind, lambda: draw_filaments(self.rng, config, self.slab, units, self._is_free)
+        )
+
+    def add_assembly(self, name: str, draw: Callable[[], list[Filament]]) -> None:
+        """Claim filaments or a shell, each as one instance; nothing if no place is found."""
+        for _ in range(_TRIES):
+            instances = [self._place_filament(filament) for filament in draw()]
+            self.classes |= {instance: name for instance in instances if instance}
+            if any(instances):
+                return
+
+    def _is_free(self, points_zyx: NDArray[np.float64]) -> bool:
+        return self.packing.is_free(self._to_px(points_zyx))
+
+    def _place_filament(self, filament: Filament) -> int:
+        parts = [(self.template(s.unit), s.rotations, self._to_px(s.positions_zyx)) for s in filament]
+        return self.packing.place_assembly(parts)
+
+    def _to_px(self, positions_zyx: NDArray[np.float64]) -> NDArray[np.float64]:
+        return positions_zyx / self.config.voxel_size + np.array(self.config.shape) // 2
+
+    def add_clutter(self, config: ClutterConfig) -> None:
+        """Claim pieces of clutter."""
+        for _ in range(_count(self.rng, config.count)):
+            for _ in range(_TRIES):
+                place = {"voxel_size": self.slab.voxel_size, "slab": self.slab.planes}
+                radius = {} if config.radius is None else {"radius": config.radius}
+                try:
+                    blob = _CLUTTER[config.kind](self.rng, self.slab.shape, **place, **radius)
+                except ValueError:  # no room for it in this slab
+                    continue
+                instance = self.packing.claim_region(blob.occupied, blob.corner_px, anywhere=True)
+                if instance:
+                    self.classes[instance] = blob.name
+                    self.blobs.append(blob)
+                    break
+
+    def fill(
+        self, structures: Sequence[Macromolecule], on_progress: Callable[[float, str], None]
+    ) -> tuple[float, float]:
+        """Place species, large before small, up to the drawn occupancy; return what was reached and asked."""
+        rng, packing = self.rng, self.packing
+        species = draw_species(rng, self.config, structures, _count(rng, self.config.species))
+        asked = float(rng.uniform(*self.config.occupancy)) if species else 0.0
+        start = packing.taken
+        target = asked * packing.slab_voxels
+        species = sorted(species, key=lambda item: -item[0].radius)
+        before = -1
+        while species and before < packing.taken < start + target:  # again for what found no room in its turn
+            before, left = packing.taken, sum(share for _, share in species)
+            for molecule, share in species:
+                budget = (start + target - packing.taken) * share / max(left, 1e-12)
+                left -= share
+                self._place_species(molecule, budget)
+                done = (packing.taken - start) / max(target, 1.0)
+                on_progress(0.9 * min(1.0, done), f"placing {molecule.name}")
+        return (packing.taken - start) / packing.slab_voxels, asked
+
+    def _place_species(self, molecule: Macromolecule, budget: float) -> None:
+        """Place copies worth ``budget`` voxels, a share of the species in clusters."""
+        template, rng = self.template(molecule), self.rng
+        count = max(0, round(budget / template.n_voxels))
+        if rng.random() < self.config.cluster_share:
+            radius = float(rng.uniform(*self.config.cluster_radius)) / self.config.voxel_size
+            in_cluster = max(1.0, 0.2 * 4 / 3 * np.pi * radius**3 / template.n_voxels)
+            middles = self._anywhere(int(np.ceil(count / in_cluster)))
+            count -= self.packing.place_at_random(
+                rng, template, count, draw_places=lambda n: self._around(middles, radius, n)
+            )
+        if count > 0:
+            room = self.packing.slab_voxels - self.packing.taken
+            self.packing.place_at_random(rng, template, count, compact=budget > _DENSE * room)
+
+    def _anywhere(self, n: int) -> NDArray[np.float64]:
+        low, high = (self.slab.planes[0], 0, 0), (self.slab.planes[1], *self.config.shape[1:])
+        return self.rng.uniform(low, high, (n, 3))
+
+    def _around(self, middles: NDArray[np.float64], radius: float, n: int) -> NDArray[np.float64]:
+        chosen = middles[self.rng.integers(len(middles), size=n)]
+        return chosen + self.rng.normal(0, radius / 2, (n, 3))
+
+    def finish(self, reached: float, asked: float) -> Specimen:
+        """Render everything and gather the poses."""
+        density = torch.zeros(self.config.shape, device=self.device)
+        for poses in self.packing.poses_by_species():
+            key = id(poses.template.molecule)
+            paste_potential(
+                density, poses.template, poses.rotations, poses.positions_px,
+                contrast=self.contrast[key], periodic=self.packing.periodic,
+            )  # fmt: skip
+        for lipid in self.lipids:
+            self._add_bilayer(density, lipid)
+        for blob in self.blobs:
+            box = _box(density, blob.corner_px, blob.potential.shape)
+            box.add_(torch.as_tensor(blob.potential, device=self.device))
+        blur = float(self.rng.uniform(*self.config.blur)) / self.config.voxel_size
+        density = gaussian_lowpass(density, max(blur**2 - BLUR_PER_VOXEL**2, 0.0) ** 0.5)
+        placements = self._placements()
+        classes = {p.instance: p.species.name for p in placements} | self.classes
+        instances = self.packing.instances.cpu().numpy()
+        return Specimen(density, instances, classes, placements, self.config.voxel_size, reached, asked)
+
+    def _add_bilayer(self, density: Tensor, lipid: _Lipid) -> None:
+        """Add a bilayer where no protein stands in place of it, inside the slab."""
+        surface = lipid.surface
+        profile = lipid.contrast * bilayer_profile(
+            surface.distance, head_distance=lipid.head_distance, voxel_size=surface.voxel_size
+        )
+        planes = np.arange(len(profile)) + surface.corner_px[0]
+        profile[(planes < self.slab.planes[0]) | (planes >= self.slab.planes[1])] = 0
+        box = _box(density, surface.corner_px, profile.shape)
+        covered = (box / PROTEIN_CONTRAST).clamp(0, 1)
+        box.add_(torch.as_tensor(profile, device=self.device) * (1 - covered))
+
+    def _placements(self) -> list[Placement]:
+        centre = np.array(self.config.shape) // 2
+        placements = []
+        for poses in self.packing.poses_by_species():
+            positions = (
+                poses.positions_px.cpu().numpy().astype(np.float64) - centre
+            ) * self.config.voxel_size
+            rotations = poses.rotations.cpu().numpy().astype(np.float64)
+            molecule = poses.template.molecule
+            for position, rotation, instance in zip(
+                positions, rotations, poses.instances.tolist(), strict=True
+            ):
+                placements.append(Placement(molecule, position, rotation, instance))
+        return placements
 
 
-def _draw_filament(
-    rng: np.random.Generator, config: SpecimenConfig, structures: Sequence[Macromolecule]
-) -> tuple[HelicalLattice, Macromolecule, float]:
-    """Lattice, subunit and persistence length in Å of one filament."""
-    small = [s for s in structures if s.radius < 60]
-    from_file = bool(small) and rng.random() < config.file_share
-    if from_file:
-        unit = small[int(rng.integers(len(small)))]
-    if rng.random() < config.microtubule_share:
-        unit = unit if from_file else procedural_macromolecule(rng, mass_kda=50)
-        return microtubule_lattice(int(rng.integers(11, 17))), _rod(unit, height=42), 1e7
-    if rng.random() < 0.4:
-        unit = unit if from_file else procedural_macromolecule(rng, mass_kda=42)
-        return actin_lattice(), unit, 1.5e5
-    if not from_file:
-        unit = procedural_macromolecule(rng, mass_kda=float(rng.uniform(20, 150)), name="helix-unit")
-    radius = float(rng.uniform(0.3, 2.0)) * unit.radius
-    starts = max(1, int(2 * np.pi * radius / (1.6 * unit.radius) * rng.uniform(0.4, 1.0)))
-    twist = float(rng.uniform(20, 180))
-    return (
-        HelicalLattice(radius, unit.radius * rng.uniform(0.7, 1.4), twist, starts),
-        unit,
-        float(10 ** rng.uniform(4, 6)),
-    )
-
-
-def _rod(unit: Macromolecule, *, height: float) -> Macromolecule:
-    """The unit scaled along Z to a height in Å at constant volume."""
-    factor = height / max(float(np.ptp(unit.positions_zyx[:, 0])), 1.0)
-    scale = np.array([factor, factor**-0.5, factor**-0.5], dtype=np.float32)
-    return Macromolecule(f"rod of {unit.name}", unit.positions_zyx * scale, unit.weights)
-
-
-def _place_assembly(
-    packing: Packing, unit: Macromolecule, positions_px: NDArray[Any], rotations: NDArray[Any]
-) -> bool:
-    """Claim all subunits inside the volume as one instance, or nothing."""
-    reach = unit.radius / packing.voxel_size
-    near = ((positions_px > -reach) & (positions_px < np.array(packing.shape) + reach)).all(1)
-    if near.sum() < 4:
-        return False
-    chosen = np.flatnonzero(near)
-    cells = np.concatenate([packing.footprint(unit, rotations[i], positions_px[i]) for i in chosen])
-    instance = packing.claim(np.unique(cells, axis=0))
-    if not instance:
-        return False
-    for i in chosen:
-        packing.remember(unit, positions_px[i], rotations[i], instance)
-    return True
-
-
-def _gold_bead(rng: np.random.Generator, voxel_size: float) -> Macromolecule:
-    """A gold sphere of 5 to 15 nm diameter."""
-    radius, step = float(rng.uniform(25, 75)), min(8.0, voxel_size)
-    axis = np.arange(-radius, radius + step, step)
-    grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
-    beads = grid[np.linalg.norm(grid, axis=1) <= radius].astype(np.float32)
-    return Macromolecule("gold", beads, np.full(len(beads), _GOLD_CONTRAST * step**3, dtype=np.float32))
+def _box(volume: Tensor, corner: tuple[int, int, int], shape: tuple[int, ...]) -> Tensor:
+    """The part of a volume that a box covers, as a view."""
+    (z, y, x), (depth, height, width) = corner, shape
+    return volume[z : z + depth, y : y + height, x : x + width]

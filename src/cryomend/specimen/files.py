@@ -1,15 +1,94 @@
-"""A specimen on disk: density, labels, poses in RELION's words, a preview."""
+"""A specimen on disk: density, labels, poses in RELION's words, a preview, and how it was made."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from cryomend.io import atomic_path, write_json, write_volume
-from cryomend.specimen.build import Specimen
+import cryomend
+from cryomend.config import SpecimenConfig, dump_config
+from cryomend.io import InputError, atomic_path, check_folder, write_json, write_text, write_volume
+from cryomend.specimen.build import Specimen, build_specimen
+from cryomend.specimen.macromolecule import Macromolecule
+from cryomend.specimen.structure import find_structures
 
-__all__ = ["write_specimen"]
+__all__ = ["build_to_folder", "write_specimen"]
+
+_SHORTFALL = 0.01  # of the slab, below what was asked, that is worth an error
+
+
+def build_to_folder(
+    config: SpecimenConfig,
+    directory: Path,
+    *,
+    seed: int,
+    structures: Sequence[str] = (),
+    membrane_structures: Sequence[str] = (),
+    device: torch.device | str | None = None,
+    on_progress: Callable[[float, str], None] = lambda share, text: None,
+) -> str:
+    """Build one specimen, write it and its resolved configuration; return a line that says what it holds.
+
+    Parameters
+    ----------
+    config : SpecimenConfig
+        Ranges to draw from.
+    directory : Path
+        Where density.mrc, instances.mrc, classes.json, particles.star, preview.png, config.yaml go.
+    seed : int
+        Equal seeds give equal files on one device.
+    structures, membrane_structures : sequence of str
+        Files, folders or identifiers, see `find_structures`.
+    device : torch.device or str, optional
+        Where it is built.
+    on_progress : callable
+        Told the share done and what is being done.
+
+    Raises
+    ------
+    cryomend.io.InputError
+        If a structure cannot be used, is larger than the volume, or the folder cannot be written; also,
+        after everything has been written, if less than the occupancy that was asked for found a place.
+    """
+    check_folder(directory)
+    given, in_membranes = find_structures(structures), find_structures(membrane_structures)
+    for one in [*given, *in_membranes]:
+        _refuse_if_too_large(one, config)
+    specimen = build_specimen(
+        config,
+        rng=np.random.default_rng(seed),
+        structures=given,
+        membrane_structures=in_membranes,
+        device=device,
+        on_progress=on_progress,
+    )
+    write_specimen(directory, specimen)
+    files = " ".join([*map(str, structures), *map(str, membrane_structures)]) or "none"
+    comment = f"cryomend {cryomend.__version__}, seed {seed}, structure files: {files}"
+    write_text(directory / "config.yaml", dump_config(config, comment=comment))
+    if specimen.occupancy < specimen.occupancy_asked - _SHORTFALL:
+        raise InputError(
+            f"{directory}: nothing more fits at an occupancy of {specimen.occupancy:.3f} of the "
+            f"{specimen.occupancy_asked:.3f} asked for; the specimen is written as far as it was packed, ask "
+            f"for {specimen.occupancy:.2f} or less, or for smaller species"
+        )
+    share = float((specimen.instances > 0).mean())
+    return (
+        f"wrote {directory}: {len(specimen.placements)} molecules, {100 * specimen.occupancy:.1f} % of the "
+        f"slab; {100 * share:.1f} % of the volume is taken"
+    )
+
+
+def _refuse_if_too_large(molecule: Macromolecule, config: SpecimenConfig) -> None:
+    smallest = min(config.shape) * config.voxel_size
+    if 2 * molecule.radius > smallest:
+        raise InputError(
+            f"{molecule.name}: {2 * molecule.radius:.0f} Å across, larger than the volume's "
+            f"{smallest:.0f} Å; make the volume (--shape) larger or leave the structure out"
+        )
 
 
 def write_specimen(directory: Path, specimen: Specimen) -> None:

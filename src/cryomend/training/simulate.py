@@ -10,55 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryomend.config import SimulationConfig, SpecimenConfig
-from cryomend.io import check_folder, write_json
+from cryomend.config import SimulationConfig
+from cryomend.io import check_folder
 from cryomend.noise.model import load_noise_model
 from cryomend.noise.sample import sample_noise
-from cryomend.restoration.predict import choose_device
-from cryomend.specimen.build import build_specimen, load_structure
-from cryomend.specimen.files import write_specimen
 from cryomend.specimen.macromolecule import Macromolecule
+from cryomend.specimen.structure import find_structures
 from cryomend.training.pairs import NoiseSampler, pair_paths, simulate_pair, write_pair
 
-__all__ = ["find_structures", "make_specimen", "noise_sampler", "simulate_pairs", "simulate_to_folder"]
-
-_SUFFIXES = (".pdb", ".ent", ".cif", ".mmcif", ".pdb.gz", ".ent.gz", ".cif.gz", ".mrc", ".map", ".ccp4")
-
-
-def find_structures(paths: Sequence[Path], names: Sequence[str] | None = None) -> list[Macromolecule]:
-    """Load structure files and the structure files of folders, in the order of their names.
-
-    Parameters
-    ----------
-    paths : sequence of Path
-        Files or folders.
-    names : sequence of str, optional
-        Stems to keep; all if None.
-
-    Raises
-    ------
-    ValueError
-        If a path does not exist, a file is no structure, or nothing is left of what was given.
-    """
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            files += sorted(p for p in path.iterdir() if p.name.lower().endswith(_SUFFIXES))
-        elif path.exists():
-            files.append(path)
-        else:
-            raise ValueError(f"{path}: no such file or folder; give structure files or a folder of them")
-    kept = [f for f in files if names is None or f.name.split(".")[0] in names]
-    if paths and not kept:
-        raise ValueError(
-            f"{paths[0]}: holds no structure file (.pdb, .cif, .mrc) that the configuration names"
-        )
-    return [load_structure(f) for f in kept]
+__all__ = ["noise_sampler", "simulate_pairs", "simulate_to_folder"]
 
 
 def simulate_pairs(
@@ -127,8 +91,8 @@ def simulate_to_folder(
     *,
     count: int,
     seed: int,
-    structures: Sequence[Path] = (),
-    membrane_structures: Sequence[Path] = (),
+    structures: Sequence[str | Path] = (),
+    membrane_structures: Sequence[str | Path] = (),
     noise: Path | None = None,
     workers: int = 1,
     on_done: Callable[[int], None] = lambda done: None,
@@ -150,8 +114,8 @@ def simulate_to_folder(
         directory,
         count=count,
         seed=seed,
-        structures=find_structures(structures, config.structures),
-        membrane_structures=find_structures(membrane_structures, config.structures),
+        structures=find_structures(structures, only=config.structures),
+        membrane_structures=find_structures(membrane_structures, only=config.structures),
         sample_noise=None if noise is None else noise_sampler(noise),
         workers=workers,
         on_done=on_done,
@@ -175,26 +139,3 @@ class noise_sampler:
             generator=generator,
         )
         return noise / noise.std(dim=(1, 2), keepdim=True).clamp(min=1e-12)
-
-
-def make_specimen(
-    config: SpecimenConfig,
-    directory: Path,
-    seed: int,
-    structures: Sequence[Path],
-    membrane_structures: Sequence[Path],
-    device: str,
-) -> str:
-    """Build one specimen from structure files, write it and its configuration, say what stands in it."""
-    check_folder(directory)
-    specimen = build_specimen(
-        config,
-        rng=np.random.default_rng(seed),
-        structures=find_structures(structures),
-        membrane_structures=find_structures(membrane_structures),
-        device=choose_device(device),
-    )
-    write_specimen(directory, specimen)
-    write_json(directory / "config.json", {"seed": seed, **config.model_dump(mode="json")})
-    share = float((specimen.instances > 0).mean())
-    return f"wrote {directory}: {len(specimen.placements)} molecules, {100 * share:.1f} % of the volume"

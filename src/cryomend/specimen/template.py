@@ -1,0 +1,209 @@
+"""Templates: a macromolecule on a fine grid, from which every pose of it is sampled.
+
+A pose is looked up, not drawn: each voxel near it is carried into the template's frame. So a million
+poses are a few gathers, the same on a CPU and on an accelerator, and the template never leaves its device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
+from torch import Tensor
+
+from cryomend.specimen.macromolecule import Macromolecule, potential_grid
+
+__all__ = ["Template", "make_template", "occupied_cells", "paste_potential"]
+
+BLUR_PER_VOXEL = (
+    0.5  # standard deviation of a template's blur over the voxel size: total potential within 1 %
+)
+_FINENESS = 2  # template grid points per voxel along an axis
+_CORE_POINTS = 24
+_SAMPLES_AT_ONCE = 1 << 21  # voxels sampled together; bounds the memory
+
+
+@dataclass(frozen=True)
+class Template:
+    """What `make_template` makes of one macromolecule.
+
+    ``potential`` (n, n, n) in V and ``occupied`` (n, n, n) bool share a grid of ``spacing`` Å with the
+    molecule's origin at point ``n // 2``. ``core`` (m, 3) are points in Å so deep inside that the voxel
+    around each is always occupied. ``centre`` (3,) in Å is the middle of the balls of voxels ``near``
+    (k, 3), which hold every occupied voxel, and ``wide`` (l, 3), which hold all the potential.
+    """
+
+    molecule: Macromolecule
+    potential: Tensor
+    occupied: Tensor
+    core: Tensor
+    centre: Tensor
+    near: Tensor
+    wide: Tensor
+    spacing: float
+    voxel_size: float
+
+    @property
+    def n_voxels(self) -> float:
+        """Volume of the macromolecule in voxels."""
+        return float(self.occupied.sum()) * (self.spacing / self.voxel_size) ** 3
+
+    @property
+    def reach_px(self) -> int:
+        """Voxels from the origin within which all occupied ones lie, in any orientation."""
+        return int(self.near.abs().max() + self.centre.norm() / self.voxel_size) + 1
+
+
+def make_template(
+    molecule: Macromolecule, *, voxel_size: float, device: torch.device | str | None = None
+) -> Template:
+    """Put a macromolecule on the grid from which `occupied_cells` and `paste_potential` sample.
+
+    The potential is blurred by half a voxel (Gaussian standard deviation). Occupied is where it is
+    highest, as much as the volume of the molecule.
+
+    Parameters
+    ----------
+    molecule : Macromolecule
+        The macromolecule.
+    voxel_size : float
+        Of the specimen, Å.
+    device : torch.device or str, optional
+        Where the template lives.
+
+    Raises
+    ------
+    ValueError
+        If the molecule has no volume.
+    """
+    spacing = voxel_size / _FINENESS
+    potential = potential_grid(molecule, spacing=spacing, sigma=BLUR_PER_VOXEL * voxel_size, device=device)
+    count = round(molecule.volume / spacing**3)
+    if count < 1:
+        raise ValueError(f"{molecule.name}: too small for voxels of {voxel_size:g} Å")
+    values = potential.flatten()
+    level = torch.topk(values, min(count, len(values))).values[-1].clamp(min=1e-6)
+    occupied = potential >= level
+    grid = (np.argwhere(occupied.cpu().numpy()) - potential.shape[0] // 2) * spacing
+    middle = (grid.min(0) + grid.max(0)) / 2
+    reach = float(np.linalg.norm(grid - middle, axis=1).max())
+    tails = 3 * BLUR_PER_VOXEL * voxel_size
+    return Template(
+        molecule,
+        potential,
+        occupied,
+        torch.as_tensor(_core_points(occupied.cpu().numpy(), spacing, voxel_size), device=device),
+        torch.as_tensor(middle.astype(np.float32), device=device),
+        _ball(reach / voxel_size + 0.9, device),  # 0.9: half the diagonal of a voxel and rounding
+        _ball((reach + tails) / voxel_size + 0.9, device),
+        spacing,
+        voxel_size,
+    )
+
+
+def occupied_cells(template: Template, rotations: Tensor, positions_px: Tensor) -> tuple[Tensor, Tensor]:
+    """Voxels that poses take.
+
+    Parameters
+    ----------
+    template : Template
+        The macromolecule.
+    rotations : Tensor, shape (b, 3, 3)
+        Act on ZYX columns.
+    positions_px : Tensor, shape (b, 3)
+        Voxel coordinates of the molecule's origin.
+
+    Returns
+    -------
+    cells : Tensor of int64, shape (b, k, 3)
+        Voxels around each pose, not clipped.
+    taken : Tensor of bool, shape (b, k)
+        Which of them the pose takes.
+    """
+    cells, local = _into_frame(template, template.near, rotations, positions_px)
+    n = template.occupied.shape[0]
+    index = torch.round(local).long() + n // 2
+    inside = ((index >= 0) & (index < n)).all(-1)
+    flat = (index[..., 0] * n + index[..., 1]) * n + index[..., 2]
+    return cells, inside & template.occupied.flatten()[flat.clamp(0, n**3 - 1)]
+
+
+def paste_potential(
+    density: Tensor,
+    template: Template,
+    rotations: Tensor,
+    positions_px: Tensor,
+    *,
+    contrast: float = 1.0,
+    periodic: bool = False,
+) -> None:
+    """Add the potential of poses to a volume, in place and in bounded batches.
+
+    Parameters
+    ----------
+    density : Tensor, shape (Z, Y, X)
+        In V, contiguous; on the device of the template.
+    template : Template
+        The macromolecule.
+    rotations, positions_px : Tensor, shape (b, 3, 3), (b, 3)
+        As in `occupied_cells`.
+    contrast : float
+        Factor on the potential.
+    periodic : bool
+        Wrap around in Y and X instead of cutting at the borders.
+    """
+    shape = torch.tensor(density.shape, device=density.device)
+    step = max(1, _SAMPLES_AT_ONCE // len(template.wide))
+    for start in range(0, len(rotations), step):
+        batch = slice(start, start + step)
+        cells, local = _into_frame(template, template.wide, rotations[batch], positions_px[batch])
+        values = contrast * _interpolate(template.potential, local)
+        if periodic:
+            cells[..., 1:] %= shape[1:]
+        inside = ((cells >= 0) & (cells < shape)).all(-1) & (values != 0)
+        flat = (cells[..., 0] * shape[1] + cells[..., 1]) * shape[2] + cells[..., 2]
+        density.view(-1).index_add_(0, flat[inside], values[inside])
+
+
+def _into_frame(
+    template: Template, offsets: Tensor, rotations: Tensor, positions_px: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Voxels (b, k, 3) of a ball around each pose, and where they lie in the template in grid points."""
+    centres = positions_px + (rotations @ template.centre) / template.voxel_size
+    corner = torch.round(centres)
+    relative = offsets + (corner - positions_px)[:, None]
+    local = torch.bmm(relative, rotations) * (template.voxel_size / template.spacing)  # rows: R transposed
+    return corner.long()[:, None] + offsets.long(), local
+
+
+def _interpolate(grid: Tensor, local: Tensor) -> Tensor:
+    """Trilinear values of a cubic grid at points counted from its middle; zero outside."""
+    n = grid.shape[0]
+    scaled = local.flip(-1) * (2 / (n - 1)) + (2 * (n // 2) / (n - 1) - 1)
+    values = torch.nn.functional.grid_sample(
+        grid[None, None], scaled.reshape(1, 1, 1, -1, 3), align_corners=True, padding_mode="zeros"
+    )
+    return values.reshape(local.shape[:-1])
+
+
+def _ball(radius: float, device: torch.device | str | None) -> Tensor:
+    """Offsets (k, 3) within a radius in voxels."""
+    axis = torch.arange(-int(radius), int(radius) + 1, dtype=torch.float32, device=device)
+    grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).reshape(-1, 3)
+    return grid[(grid**2).sum(1) <= radius**2]
+
+
+def _core_points(occupied: NDArray[np.bool_], spacing: float, voxel_size: float) -> NDArray[np.float32]:
+    """Well-spread points a voxel's half diagonal below the surface, or the deepest there are."""
+    depth = distance_transform_edt(np.pad(occupied, 1))[1:-1, 1:-1, 1:-1] * spacing
+    deep = np.argwhere(depth >= min(voxel_size, 0.8 * depth.max()))
+    points = ((deep - occupied.shape[0] // 2) * spacing).astype(np.float32)
+    chosen = [int(np.argmax(depth[tuple(deep.T)]))]
+    nearest = np.full(len(points), np.inf)
+    while len(chosen) < min(_CORE_POINTS, len(points)):  # farthest-point sampling
+        nearest = np.minimum(nearest, ((points - points[chosen[-1]]) ** 2).sum(1))
+        chosen.append(int(np.argmax(nearest)))
+    return points[chosen]
