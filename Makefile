@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 
-.PHONY: demo test check bench clean default-model
+.PHONY: demo test check bench bench-specimen clean default-model
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +26,9 @@ check: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/held_out.py $(ARGS)
+
+bench-specimen: $(VENV)/.installed
+	$(BIN)/python benchmarks/specimen_speed.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) demo

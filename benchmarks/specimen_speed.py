@@ -89,8 +89,8 @@ def time_command(shape: tuple[int, int, int], repeats: int) -> None:
     yardstick = statistics.median(_fourier_seconds(shape) for _ in range(3))
     median = statistics.median(seconds)
     print(
-        f"{shape}: median {median:.1f} s of {repeats}, {median / yardstick:.1f} x a Fourier transform there and "
-        f"back ({yardstick:.2f} s); peak {max(gibibytes):.2f} GiB"
+        f"{shape}: median {median:.1f} s of {repeats}, {median / yardstick:.1f} x a Fourier transform there "
+        f"and back ({yardstick:.2f} s); peak {max(gibibytes):.2f} GiB"
     )
 
 

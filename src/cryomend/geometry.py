@@ -11,9 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-__all__ = ["angular_weights", "missing_wedge_mask", "random_rotation", "tilt_angles_from_range"]
+__all__ = [
+    "angular_weights",
+    "missing_wedge_mask",
+    "random_rotation",
+    "random_rotations",
+    "tilt_angles_from_range",
+]
 
 
 def tilt_angles_from_range(tilt_min: float, tilt_max: float, step: float) -> NDArray[np.float64]:
@@ -98,17 +105,11 @@ def angular_weights(tilt_angles: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def random_rotation(rng: np.random.Generator) -> NDArray[np.float64]:
-    """Draw a rotation matrix uniformly over SO(3) (a uniform unit quaternion).
+    """Draw a rotation matrix (3, 3) uniformly over SO(3)."""
+    rotation: NDArray[np.float64] = random_rotations(rng, 1)[0]
+    return rotation
 
-    Returns
-    -------
-    array, shape (3, 3)
-    """
-    w, x, y, z = (q := rng.standard_normal(4)) / np.linalg.norm(q)
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-        ]
-    )
+
+def random_rotations(rng: np.random.Generator, n: int) -> NDArray[np.float64]:
+    """Draw ``n`` rotation matrices (n, 3, 3) uniformly over SO(3), by uniform unit quaternions."""
+    return Rotation.from_quat(rng.standard_normal((n, 4))).as_matrix().reshape(n, 3, 3)

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from cryomend.geometry import random_rotations
 from cryomend.specimen.macromolecule import PROTEIN_CONTRAST, Macromolecule
-from cryomend.specimen.packing import Packing, random_rotations
+from cryomend.specimen.packing import Packing
 from cryomend.specimen.procedural import procedural_macromolecule
 from cryomend.specimen.template import make_template, occupied_cells
 

@@ -14,7 +14,8 @@ from scipy.spatial.transform import Rotation
 from scipy.stats import kstest, norm
 
 from cryomend.io import read_labels
-from cryomend.specimen.level_set import drop_islands, random_field, redistance
+from cryomend.specimen.level_set import drop_islands, redistance
+from cryomend.specimen.random_field import random_field
 from cryomend.specimen.surface import (
     Frame,
     Surface,

@@ -3,8 +3,8 @@ import pytest
 import torch
 from scipy.ndimage import label
 
+from cryomend.geometry import random_rotations
 from cryomend.specimen.macromolecule import PROTEIN_CONTRAST, Macromolecule
-from cryomend.specimen.packing import random_rotations
 from cryomend.specimen.procedural import procedural_macromolecule
 from cryomend.specimen.template import make_template, occupied_cells, paste_potential
 
@@ -54,7 +54,7 @@ def test_centre_of_mass_moves_with_the_pose_to_a_fiftieth_of_a_voxel():
 
 def test_a_turned_template_is_the_template_of_the_turned_molecule():
     """Independent of the sampling: rotate the points, render them anew, compare voxel by voxel."""
-    rotation = random_rotations(np.random.default_rng(2), 1)
+    rotation = random_rotations(np.random.default_rng(2), 1).astype(np.float32)
     turned = Macromolecule(
         "turned", SPECIES.positions_zyx @ rotation[0].T, SPECIES.weights, SPECIES.kinds, SPECIES.form_factors
     )
@@ -73,7 +73,7 @@ def test_occupied_voxels_hold_the_volume_of_the_molecule_and_contain_the_pose():
     for _ in range(10):
         position = rng.uniform(30, 34, (1, 3)).astype(np.float32)
         cells, taken = occupied_cells(
-            template, torch.as_tensor(random_rotations(rng, 1)), torch.as_tensor(position)
+            template, torch.as_tensor(random_rotations(rng, 1)).float(), torch.as_tensor(position)
         )
         distance = (cells[taken].float() - torch.as_tensor(position)).norm(dim=1)
         assert float(distance.max()) < 6 + 0.9  # the half diagonal of a voxel

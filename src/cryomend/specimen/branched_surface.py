@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cryomend.specimen.level_set import drop_islands, measure_anew, random_field
+from cryomend.specimen.level_set import drop_islands, measure_anew
+from cryomend.specimen.random_field import random_field
 from cryomend.specimen.surface_grid import Frame, Surface
 
 __all__ = ["branched_surface"]

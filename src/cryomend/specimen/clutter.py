@@ -20,7 +20,7 @@ from cryomend.specimen.blob import (
 )
 from cryomend.specimen.macromolecule import ICE_POTENTIAL
 from cryomend.specimen.membrane import bilayer_profile
-from cryomend.specimen.subunit import smooth_field
+from cryomend.specimen.random_field import random_field
 
 __all__ = [
     "Blob",
@@ -131,7 +131,7 @@ def carbon_edge(
     y = np.arange(shape[1])[:, None] * voxel_size - centre[0]
     x = np.arange(shape[2])[None, :] * voxel_size - centre[1]
     points = np.stack([np.zeros(shape[1:]), *np.broadcast_arrays(y, x)], axis=-1)
-    outside = np.hypot(y, x) - hole + 15 * smooth_field(rng, points, 400.0)
+    outside = np.hypot(y, x) - hole + 15 * random_field(rng, wavelength=400.0).at(points)
     film = np.clip(0.5 + outside / voxel_size, 0, 1).astype(np.float32)
     thick = min(rng.uniform(150.0, 300.0) / voxel_size, (slab[1] - slab[0]) / 2)
     through_thickness = np.clip(thick - np.arange(int(np.ceil(thick))), 0, 1).astype(np.float32)

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.fft import next_fast_len
-from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from cryomend.geometry import random_rotations
 from cryomend.specimen.template import Template, occupied_cells
 
-__all__ = ["Packing", "Poses", "random_rotations"]
+__all__ = ["Packing", "Poses"]
 
 _THROWS_AT_ONCE = 1 << 14
 _CELLS_AT_ONCE = 1 << 21  # voxels tested together; bounds the memory
@@ -37,12 +37,6 @@ class Poses:
     positions_px: Tensor
     rotations: Tensor
     instances: Tensor
-
-
-def random_rotations(rng: np.random.Generator, n: int) -> NDArray[np.float32]:
-    """``n`` rotation matrices (n, 3, 3), uniform over SO(3)."""
-    quaternions = rng.standard_normal((n, 4))
-    return Rotation.from_quat(quaternions).as_matrix().astype(np.float32).reshape(n, 3, 3)
 
 
 @dataclass
@@ -291,7 +285,7 @@ class Packing:
         self, template: Template, turns: NDArray[Any], places: NDArray[Any]
     ) -> NDArray[np.int64]:
         """Which throws have a free core: a cheap test that sorts out most of the hopeless ones."""
-        rotations = torch.as_tensor(turns, device=self.device)
+        rotations = torch.as_tensor(turns.astype(np.float32), device=self.device)
         centres = torch.as_tensor(places, device=self.device)
         shift = torch.matmul(template.core, rotations.transpose(1, 2)) / template.voxel_size
         cells = torch.round(centres[:, None] + shift).long()
@@ -355,7 +349,7 @@ class Packing:
         self,
         rng: np.random.Generator,
         template: Template,
-        turns: NDArray[np.float32],
+        turns: NDArray[np.float64],
         corners: NDArray[np.int64],
         side: int,
         compact: bool,
@@ -366,7 +360,7 @@ class Packing:
         grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
         cells = torch.as_tensor(corners, device=self.device)[:, None, None, None] + grid
         taken = (self._labels[self._flatten(cells)] != 0).float()
-        footprint = _footprints(template, torch.as_tensor(turns, device=self.device), side)
+        footprint = _footprints(template, torch.as_tensor(turns.astype(np.float32), device=self.device), side)
         spectrum = torch.fft.rfftn(taken, dim=(1, 2, 3))
         shape = (side, side, side)
         overlap = torch.fft.irfftn(spectrum * torch.fft.rfftn(footprint, dim=(1, 2, 3)).conj(), s=shape)

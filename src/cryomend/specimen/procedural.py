@@ -16,6 +16,7 @@ from cryomend.specimen.macromolecule import (
     FormFactor,
     Macromolecule,
 )
+from cryomend.specimen.random_field import random_field
 
 __all__ = ["procedural_macromolecule", "symmetry_rotations"]
 
@@ -95,9 +96,13 @@ def procedural_macromolecule(
     spacing = min(total / _POINTS, volume / _SUBUNIT_POINTS) ** (1 / 3)
     spacing = float(np.clip(spacing, *_SPACING))
     grid, depth = _own_space(centres, radii, neighbours, spacing)
-    depth = depth + rng.uniform(0.1, 0.35) * _smooth_noise(rng, grid, wavelength=rng.uniform(18, 45))
+    depth = depth + rng.uniform(0.1, 0.35) * random_field(rng, wavelength=rng.uniform(18, 45), n_waves=16).at(
+        grid
+    )
     keep = np.argsort(-depth, kind="stable")[: max(8, round(volume / spacing**3))]
-    texture = np.clip(1 + 0.25 * _smooth_noise(rng, grid[keep], wavelength=rng.uniform(12, 25)), 0.2, 2)
+    texture = np.clip(
+        1 + 0.25 * random_field(rng, wavelength=rng.uniform(12, 25), n_waves=16).at(grid[keep]), 0.2, 2
+    )
     weights = PROTEIN_CONTRAST * volume * texture / texture.sum()
     points = _copy(grid[keep], copies)
     points -= _free_centre(points, symmetry)
@@ -266,13 +271,3 @@ def _unit_vectors(rng: np.random.Generator, n: int) -> NDArray[np.float64]:
     v = rng.standard_normal((n, 3))
     unit: NDArray[np.float64] = v / np.linalg.norm(v, axis=1, keepdims=True)
     return unit
-
-
-def _smooth_noise(
-    rng: np.random.Generator, points: NDArray[Any], *, wavelength: float
-) -> NDArray[np.float64]:
-    """Random field of unit variance at ``points``: sixteen plane waves of about ``wavelength`` Å."""
-    k = 2 * np.pi / wavelength * rng.uniform(0.6, 1.4, (16, 1)) * _unit_vectors(rng, 16)
-    waves = np.cos(points.astype(np.float32) @ k.T.astype(np.float32) + rng.uniform(0, 2 * np.pi, 16))
-    field: NDArray[np.float64] = waves.sum(1) / np.sqrt(8)
-    return field

@@ -12,7 +12,8 @@ from cryomend.geometry import random_rotation
 from cryomend.specimen.filament import Strand
 from cryomend.specimen.macromolecule import Macromolecule
 from cryomend.specimen.procedural import symmetry_rotations
-from cryomend.specimen.subunit import carve_protein, grid_points, smooth_field
+from cryomend.specimen.random_field import random_field
+from cryomend.specimen.subunit import carve_protein, grid_points
 
 __all__ = ["TRIANGULATIONS", "icosahedral_capsid", "protein_shell"]
 
@@ -173,5 +174,5 @@ def _capsid_protein(rng: np.random.Generator, copies: int, radius: float) -> Mac
     points, cell = grid_points((1.6 * _CAPSID_THICKNESS, width, width), min(4.0, width / 6))
     across = np.hypot(points[:, 1], points[:, 2]) / np.sqrt(area / np.pi)
     depth = 1 - np.hypot(across**2, (2 * points[:, 0] / _CAPSID_THICKNESS) ** 2)
-    depth += 0.25 * smooth_field(rng, points, 1.2 * width)
+    depth += 0.25 * random_field(rng, wavelength=1.2 * width).at(points)
     return carve_protein(rng, "capsid-unit", points, depth, cell=cell, volume=0.85 * area * _CAPSID_THICKNESS)

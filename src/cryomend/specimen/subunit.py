@@ -16,8 +16,9 @@ from cryomend.specimen.macromolecule import (
     FormFactor,
     Macromolecule,
 )
+from cryomend.specimen.random_field import random_field
 
-__all__ = ["actin_monomer", "carve_protein", "grid_points", "smooth_field", "tubulin_monomer"]
+__all__ = ["actin_monomer", "carve_protein", "grid_points", "tubulin_monomer"]
 
 TUBULIN_CELL = (40.0, 51.2)  # Å along and between protofilaments
 TUBULIN_RADIUS = 106.0  # Å, centre of the wall of 13 protofilaments: 13 x 51.2 / (2 π)
@@ -87,18 +88,6 @@ def grid_points(size_zyx: tuple[float, float, float], spacing: float) -> tuple[N
     return points, float(np.prod(size_zyx)) / len(points)
 
 
-def smooth_field(rng: np.random.Generator, points: NDArray[Any], wavelength: float) -> NDArray[np.float64]:
-    """Random field of zero mean and unit variance: 24 plane waves of about ``wavelength``."""
-    directions = rng.standard_normal((24, 3))
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    waves = 2 * np.pi / wavelength * rng.uniform(0.7, 1.3, (24, 1)) * directions
-    phases = rng.uniform(0, 2 * np.pi, 24)
-    field = np.zeros(points.shape[:-1])
-    for wave, phase in zip(waves, phases, strict=True):  # one at a time: bounds the memory
-        field += np.cos(points @ wave + phase)
-    return field / np.sqrt(12)
-
-
 def carve_protein(
     rng: np.random.Generator,
     name: str,
@@ -132,7 +121,7 @@ def carve_protein(
     if count > len(points):
         raise ValueError(f"{name}: {volume:g} Å³ do not fit into the {len(points)} cells of the grid")
     kept = points[np.argsort(-depth, kind="stable")[:count]]
-    texture = np.clip(1 + 0.25 * smooth_field(rng, kept, 20.0), 0.3, 2)
+    texture = np.clip(1 + 0.25 * random_field(rng, wavelength=20.0, n_waves=24).at(kept), 0.3, 2)
     weights = PROTEIN_CONTRAST * volume * texture / texture.sum()
     return as_macromolecule(name, kept, weights, spread=_SPACING / 2)
 

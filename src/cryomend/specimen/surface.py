@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from cryomend.specimen.branched_surface import branched_surface
 from cryomend.specimen.label_surface import labelled_surface
-from cryomend.specimen.level_set import Undulation, measure_anew, random_undulation
+from cryomend.specimen.level_set import measure_anew
 from cryomend.specimen.perpendicular import along_arc, arc, ellipsoid_feet, tube_feet
+from cryomend.specimen.random_field import Undulation, random_undulation
 from cryomend.specimen.surface_grid import NODE_SPACING, Frame, Surface
 from cryomend.specimen.surface_points import surface_area, surface_points, surface_spread
 
