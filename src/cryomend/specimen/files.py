@@ -51,7 +51,7 @@ def build_to_folder(
     ------
     cryomend.io.InputError
         If a structure cannot be used, is larger than the volume, or the folder cannot be written; also,
-        after everything has been written, if less than the occupancy that was asked for found a place.
+        after everything has been written, if less than the least occupancy asked for found a place.
     """
     check_folder(directory)
     given, in_membranes = find_structures(structures), find_structures(membrane_structures)
@@ -69,11 +69,11 @@ def build_to_folder(
     files = " ".join([*map(str, structures), *map(str, membrane_structures)]) or "none"
     comment = f"cryomend {cryomend.__version__}, seed {seed}, structure files: {files}"
     write_text(directory / "config.yaml", dump_config(config, comment=comment))
-    if specimen.occupancy < specimen.occupancy_asked - _SHORTFALL:
+    if specimen.occupancy < min(specimen.occupancy_asked, config.occupancy[0]) - _SHORTFALL:
         raise InputError(
             f"{directory}: nothing more fits at an occupancy of {specimen.occupancy:.3f} of the "
-            f"{specimen.occupancy_asked:.3f} asked for; the specimen is written as far as it was packed, ask "
-            f"for {specimen.occupancy:.2f} or less, or for smaller species"
+            f"{config.occupancy[0]:.3f} asked for; the specimen is written as far as it was packed, ask "
+            "for less, for smaller species (mass_kda) or for a higher volume (--shape)"
         )
     share = float((specimen.instances > 0).mean())
     return (
@@ -131,8 +131,9 @@ def _write_particles(path: Path, specimen: Specimen) -> None:
             "rlnTomoParticleName": [f"{p.species.name}/{p.instance}" for p in placements],
         }
     )
-    with atomic_path(path) as partial:
-        starfile.write({"particles": table}, partial)
+    text = "".join(starfile.to_string({"particles": table}))
+    body = text[text.index("data_particles") :]  # without the time of day: equal seeds give equal bytes
+    write_text(path, f"# cryomend {cryomend.__version__}\n\n{body}")
 
 
 def _draw_preview(path: Path, specimen: Specimen) -> None:
