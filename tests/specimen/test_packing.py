@@ -33,8 +33,8 @@ def count_claims(packing):
     owners = np.zeros(packing.shape, dtype=np.int64)
     for poses in packing.poses_by_species():
         for place, turn, number in zip(poses.positions_px, poses.rotations, poses.instances, strict=True):
-            cells, taken = occupied_cells(poses.template, turn[None], place[None])
-            cells = cells[taken]
+            middle, taken = occupied_cells(poses.template, turn[None], place[None])
+            cells = (middle + poses.template.near.long())[taken[0]]
             if packing.periodic:
                 cells[:, 1:] %= torch.tensor(packing.shape[1:])
             inside = ((cells >= 0) & (cells < torch.tensor(packing.shape))).all(1)
@@ -90,8 +90,8 @@ def test_a_jammed_packing_has_no_room_left():
     packing = Packing((20, 24, 24), (0, 20))
     packing.place_at_random(rng(), SPHERE, 10**6)
     free = packing.instances.numpy() == 0
-    cells, taken = occupied_cells(SPHERE, torch.eye(3)[None], torch.zeros(1, 3))
-    offsets = cells[taken].numpy()
+    middle, taken = occupied_cells(SPHERE, torch.eye(3)[None], torch.zeros(1, 3))
+    offsets = (middle + SPHERE.near.long())[taken[0]].numpy()
     fits = []
     for z, y, x in np.ndindex(*packing.shape):
         at = offsets + np.array([z, y, x])

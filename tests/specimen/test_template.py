@@ -72,10 +72,11 @@ def test_occupied_voxels_hold_the_volume_of_the_molecule_and_contain_the_pose():
     counts = []
     for _ in range(10):
         position = rng.uniform(30, 34, (1, 3)).astype(np.float32)
-        cells, taken = occupied_cells(
+        middle, taken = occupied_cells(
             template, torch.as_tensor(random_rotations(rng, 1)).float(), torch.as_tensor(position)
         )
-        distance = (cells[taken].float() - torch.as_tensor(position)).norm(dim=1)
+        cells = (middle + template.near.long())[taken[0]]
+        distance = (cells.float() - torch.as_tensor(position)).norm(dim=1)
         assert float(distance.max()) < 6 + 0.9  # the half diagonal of a voxel
         counts.append(int(taken.sum()))
     assert np.mean(counts) == pytest.approx(template.n_voxels, rel=0.02)
@@ -83,9 +84,9 @@ def test_occupied_voxels_hold_the_volume_of_the_molecule_and_contain_the_pose():
 
 def test_occupied_voxels_of_one_compact_molecule_are_connected():
     template = make_template(ball(45.0), voxel_size=10.0)
-    cells, taken = occupied_cells(template, torch.eye(3)[None], torch.full((1, 3), 20.3))
+    middle, taken = occupied_cells(template, torch.eye(3)[None], torch.full((1, 3), 20.3))
     volume = np.zeros((40, 40, 40), dtype=bool)
-    volume[tuple(cells[taken].T.numpy())] = True
+    volume[tuple((middle + template.near.long())[taken[0]].T.numpy())] = True
     assert label(volume)[1] == 1
 
 

@@ -278,8 +278,18 @@ class Packing:
 
     def _flat_cells(self, template: Template, turns: Tensor, places: Tensor) -> Tensor:
         """Indices (b, k) into the labels of the voxels that poses take; else what lies beside the volume."""
-        cells, taken = occupied_cells(template, turns, places)
-        return torch.where(taken, self._flatten(cells), len(self._labels) - 2)
+        middles, taken = occupied_cells(template, turns, places)
+        size = len(self._labels) - 2
+        flat = torch.empty(taken.shape, dtype=torch.int64, device=taken.device)
+        steps = template.near.long()
+        reach = steps.abs().amax(0)
+        low = torch.tensor((self.slab[0], 0, 0), device=taken.device) + reach
+        high = torch.tensor((self.slab[1], *self.shape[1:]), device=taken.device) - reach
+        whole = ((middles >= low) & (middles < high)).all(1)  # these need no look at the borders
+        strides = torch.tensor((self.shape[1] * self.shape[2], self.shape[2], 1), device=taken.device)
+        flat[whole] = (middles[whole] * strides).sum(1, keepdim=True) + (steps * strides).sum(1)
+        flat[~whole] = self._flatten(middles[~whole, None] + steps)
+        return flat.masked_fill_(~taken, size)
 
     def _core_is_free(
         self, template: Template, turns: NDArray[Any], places: NDArray[Any]
@@ -383,8 +393,8 @@ class Packing:
 
 def _footprints(template: Template, turns: Tensor, side: int) -> Tensor:
     """Occupied voxels (b, side, side, side) of poses whose origin is voxel 0, wrapped around."""
-    cells, taken = occupied_cells(template, turns, torch.zeros(len(turns), 3, device=turns.device))
-    z, y, x = (cells % side).unbind(-1)
+    middles, taken = occupied_cells(template, turns, torch.zeros(len(turns), 3, device=turns.device))
+    z, y, x = ((middles[:, None] + template.near.long()) % side).unbind(-1)
     batch = torch.arange(len(turns), device=turns.device)[:, None]
     volume = torch.zeros(len(turns), side, side, side, device=turns.device)
     volume[batch.expand_as(z)[taken], z[taken], y[taken], x[taken]] = 1.0

@@ -6,6 +6,7 @@ poses are a few gathers, the same on a CPU and on an accelerator, and the templa
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,6 +88,9 @@ def make_template(
     values = potential.flatten()
     level = torch.topk(values, min(count, len(values))).values[-1].clamp(min=1e-6)
     occupied = potential >= level
+    for axis in range(3):  # `occupied_cells` counts on an empty rim
+        occupied.select(axis, 0).fill_(False)
+        occupied.select(axis, -1).fill_(False)
     grid = (np.argwhere(occupied.cpu().numpy()) - potential.shape[0] // 2) * spacing
     middle = (grid.min(0) + grid.max(0)) / 2
     reach = float(np.linalg.norm(grid - middle, axis=1).max())
@@ -118,17 +122,20 @@ def occupied_cells(template: Template, rotations: Tensor, positions_px: Tensor) 
 
     Returns
     -------
-    cells : Tensor of int64, shape (b, k, 3)
-        Voxels around each pose, not clipped.
+    middles : Tensor of int64, shape (b, 3)
+        Voxel in the middle of the ball around each pose.
     taken : Tensor of bool, shape (b, k)
-        Which of them the pose takes.
+        Which of the voxels ``middles + template.near`` the pose takes.
     """
-    cells, local = _into_frame(template, template.near, rotations, positions_px)
+    middles, shift = _middles(template, rotations, positions_px)
     n = template.occupied.shape[0]
-    index = torch.round(local).long() + n // 2
-    inside = ((index >= 0) & (index < n)).all(-1)
-    flat = (index[..., 0] * n + index[..., 1]) * n + index[..., 2]
-    return cells, inside & template.occupied.flatten()[flat.clamp(0, n**3 - 1)]
+    step = template.voxel_size / template.spacing
+    exact = torch.float32 if n**3 < 1 << 24 else torch.float64  # counts voxels without rounding
+    index = torch.zeros((), dtype=exact, device=middles.device)
+    for axis in range(3):
+        local = _along(template.near, rotations[:, :, axis] * step, shift, n // 2)
+        index = index * n + local.round_().clamp_(0, n - 1).to(exact)  # the rim of the template is empty
+    return middles, template.occupied.flatten()[index.long()]
 
 
 def paste_potential(
@@ -155,38 +162,68 @@ def paste_potential(
     periodic : bool
         Wrap around in Y and X instead of cutting at the borders.
     """
-    shape = torch.tensor(density.shape, device=density.device)
     step = max(1, _SAMPLES_AT_ONCE // len(template.wide))
     for start in range(0, len(rotations), step):
-        batch = slice(start, start + step)
-        cells, local = _into_frame(template, template.wide, rotations[batch], positions_px[batch])
-        values = contrast * _interpolate(template.potential, local)
+        turns, places = rotations[start : start + step], positions_px[start : start + step]
+        middles, shift = _middles(template, turns, places)
+        values = contrast * _interpolate(template, turns, shift)
+        for some, flat, inside in _flat_indices(middles, template.wide, density.shape, periodic=periodic):
+            added = values[some] if inside is None else values[some] * inside
+            density.view(-1).index_add_(0, flat.reshape(-1), added.reshape(-1))
+
+
+def _flat_indices(
+    middles: Tensor, offsets: Tensor, shape: Sequence[int], *, periodic: bool
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Indices (m, k) into a flattened volume of the voxels of balls, and which balls (m,) they are of.
+
+    First the balls inside the volume, by addition only; then those that pass a border, with which of their
+    voxels are inside and index 0 for the others.
+    """
+    limit = torch.tensor(shape, device=middles.device)
+    reach = offsets.abs().amax(0).long()
+    whole = ((middles >= reach) & (middles + reach < limit)).all(1)
+    strides = torch.tensor((shape[1] * shape[2], shape[2], 1), device=middles.device)
+    steps = offsets.long()
+    which = torch.nonzero(whole).flatten()
+    if len(which):
+        yield which, (middles[which] * strides).sum(1, keepdim=True) + (steps * strides).sum(1), None
+    which = torch.nonzero(~whole).flatten()
+    if len(which):
+        cells = middles[which, None] + steps
         if periodic:
-            cells[..., 1:] %= shape[1:]
-        inside = ((cells >= 0) & (cells < shape)).all(-1) & (values != 0)
-        flat = (cells[..., 0] * shape[1] + cells[..., 1]) * shape[2] + cells[..., 2]
-        density.view(-1).index_add_(0, flat[inside], values[inside])
+            cells[..., 1:] %= limit[1:]
+        inside = ((cells >= 0) & (cells < limit)).all(-1)
+        yield which, (cells * strides).sum(-1) * inside, inside
 
 
-def _into_frame(
-    template: Template, offsets: Tensor, rotations: Tensor, positions_px: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Voxels (b, k, 3) of a ball around each pose, and where they lie in the template in grid points."""
-    centres = positions_px + (rotations @ template.centre) / template.voxel_size
-    corner = torch.round(centres)
-    relative = offsets + (corner - positions_px)[:, None]
-    local = torch.bmm(relative, rotations) * (template.voxel_size / template.spacing)  # rows: R transposed
-    return corner.long()[:, None] + offsets.long(), local
+def _middles(template: Template, rotations: Tensor, positions_px: Tensor) -> tuple[Tensor, Tensor]:
+    """Voxels (b, 3) in the middle of the ball around each pose, and how far they lie from its origin."""
+    turned = (rotations * template.centre).sum(2)
+    middles = torch.round(positions_px + turned / template.voxel_size)
+    return middles.long(), middles - positions_px
 
 
-def _interpolate(grid: Tensor, local: Tensor) -> Tensor:
-    """Trilinear values of a cubic grid at points counted from its middle; zero outside."""
-    n = grid.shape[0]
-    scaled = local.flip(-1) * (2 / (n - 1)) + (2 * (n // 2) / (n - 1) - 1)
+def _along(offsets: Tensor, direction: Tensor, shift: Tensor, start: float) -> Tensor:
+    """Coordinates (b, k) of voxels along one axis of each template; the same for any number of threads."""
+    along = (shift * direction).sum(1, keepdim=True) + start
+    for axis in range(3):
+        along = torch.addcmul(along, direction[:, axis, None], offsets[:, axis])
+    return along
+
+
+def _interpolate(template: Template, rotations: Tensor, shift: Tensor) -> Tensor:
+    """Trilinear values (b, k) of the potential in the voxels around each pose; zero outside the template."""
+    n = template.potential.shape[0]
+    scale = 2 / (n - 1)  # `grid_sample` counts from -1 to 1 between the outermost points
+    step = scale * template.voxel_size / template.spacing
+    start = scale * (n // 2) - 1
+    axes = [_along(template.wide, rotations[:, :, axis] * step, shift, start) for axis in (2, 1, 0)]
+    points = torch.stack(axes, dim=-1).reshape(1, 1, 1, -1, 3)
     values = torch.nn.functional.grid_sample(
-        grid[None, None], scaled.reshape(1, 1, 1, -1, 3), align_corners=True, padding_mode="zeros"
+        template.potential[None, None], points, align_corners=True, padding_mode="zeros"
     )
-    return values.reshape(local.shape[:-1])
+    return values.reshape(axes[0].shape)
 
 
 def _ball(radius: float, device: torch.device | str | None) -> Tensor:
