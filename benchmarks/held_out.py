@@ -42,7 +42,9 @@ def main() -> None:
     arguments = parser.parse_args()
     config = load_config(SimulationConfig, arguments.config)
     structures = find_structures(arguments.structures, only=config.structures)
-    membrane_structures = find_structures(arguments.membrane_structures, only=config.structures)
+    membrane_structures = find_structures(
+        arguments.membrane_structures, only=config.structures, in_membrane=True
+    )
     network, _ = load_model(arguments.model)
     rows = []
     for i, kind in enumerate(sorted(config.specimens)):

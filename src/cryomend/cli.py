@@ -30,7 +30,7 @@ noise_app = typer.Typer(
 # ---- specimen, acquire, simulate, reconstruct, train ----------------------------------------------
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML with the options of this stage")]
-Seed = Annotated[int, typer.Option(help="random seed; equal seeds give equal results")]
+Seed = Annotated[int, typer.Option(min=0, help="random seed; equal seeds give equal results")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps")]
 OutputFolder = Annotated[Path, typer.Option("-o", "--output", help="folder")]
 Structures = Annotated[

@@ -140,7 +140,9 @@ class SpecimenConfig(StageConfig):
     voxel_size: float = Field(10.0, gt=0, description="Å")
     slab_margin: NotNegativeRange = Field((40.0, 160.0), description="free ice above and below, Å each")
     border: Literal["clip", "periodic"] = Field(
-        "clip", description="what happens to objects at the borders in Y and X"
+        "clip",
+        description="macromolecules, filaments and shells end at the borders in Y and X, or go on at the "
+        "other side; membranes and clutter end there",
     )
     occupancy: ShareRange = Field((0.05, 0.22), description="share of the slab taken by macromolecules")
     species: CountRange = Field((3, 12), description="number of macromolecule species")

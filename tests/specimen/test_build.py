@@ -54,6 +54,39 @@ def test_packing_that_stalls_stops_and_says_what_it_reached():
     assert 0.3 < specimen.occupancy < 0.8
 
 
+def test_one_contrast_holds_for_all_of_a_filament():
+    specimen = build(
+        1, shape=(64, 96, 96), species=(0, 0), contrast=(0.5, 2.0), blur=(5.0, 5.0),
+        filaments=[{"kind": "microtubule", "length": (900.0, 900.0)}],
+    )  # fmt: skip
+    potential = {"tubulin-alpha": [], "tubulin-beta": []}
+    for p in specimen.placements:
+        z, y, x = np.rint(p.position_zyx / 10).astype(int) + np.array(specimen.instances.shape) // 2
+        if 0 <= y < 96 and 0 <= x < 96:
+            potential[p.species.name].append(float(specimen.density[z, y, x]))
+    alpha, beta = (np.mean(values) for values in potential.values())
+    assert alpha == pytest.approx(beta, rel=0.1)  # textures differ, contrasts do not
+
+
+def test_abundances_of_no_structure_are_refused():
+    with pytest.raises(ValueError, match="abundance: no structure file is called ribosom; there are none"):
+        build(abundance={"ribosom": 1.0})
+
+
+def test_class_labels_are_the_numbers_of_the_class_names():
+    specimen = build(occupancy=(0.1, 0.1), membranes=[VESICLE])
+    labels = specimen.class_labels()
+    for number, name in enumerate(specimen.class_names, start=1):
+        members = [i for i, one in specimen.classes.items() if one == name]
+        np.testing.assert_array_equal(labels == number, np.isin(specimen.instances, members))
+    assert ((labels == 0) == (specimen.instances == 0)).all()
+
+
+def test_a_species_worth_less_than_a_copy_is_placed_once():
+    specimen = build(occupancy=(0.001, 0.001), species=(1, 1), mass_kda=(400.0, 400.0))
+    assert len(specimen.placements) == 1
+
+
 def test_every_instance_has_a_class_and_every_copy_its_voxels():
     specimen = build(occupancy=(0.15, 0.15), membranes=[VESICLE])
     present = set(np.unique(specimen.instances)) - {0}
@@ -161,14 +194,21 @@ def test_every_structure_comes_once_before_one_comes_twice():
 
 
 def test_a_periodic_specimen_goes_on_at_the_other_side():
-    config = {"occupancy": (0.15, 0.15), "species": (1, 1), "mass_kda": (400.0, 400.0), "blur": (5.0, 5.0)}
+    config = {
+        "occupancy": (0.15, 0.15),
+        "species": (1, 1),
+        "mass_kda": (400.0, 400.0),
+        "contrast": (1.0, 1.0),
+    }
     periodic, clipped = build(3, border="periodic", **config), build(3, border="clip", **config)
     totals = []
     for specimen in (periodic, clipped):
         weights = sum(float(p.species.weights.sum()) for p in specimen.placements)
         totals.append(float(specimen.density.double().sum()) * 1000 / weights)
-    assert 0.8 < totals[0] < 1.25  # one contrast for the species
-    assert totals[1] < totals[0]  # what sticks out of the clipped one is lost
+    assert totals[0] == pytest.approx(1, abs=0.01)  # to what a template leaves out
+    assert totals[1] < 0.95  # what sticks out of the clipped one is lost
+    beside = np.array([p.position_zyx[1:] for p in periodic.placements])
+    assert (np.abs(beside) <= 32 * 10 + 5).all()
 
 
 @pytest.mark.parametrize("name", [file.stem for file in sorted(PRESETS.glob("*.yaml"))])

@@ -149,8 +149,8 @@ def test_bundle_is_a_hexagonal_array_with_its_gap_that_bends_together():
     ]
     apart = np.array([[cKDTree(a).query(b[20:-20])[0].mean() for a in axes] for b in axes])
     np.fill_diagonal(apart, np.inf)
-    # Spacing D + gap, sites off by up to gap / 4 each; 2 Å for the means and the points 27.5 Å apart.
-    np.testing.assert_array_less(diameter + gap / 2 - 2, apart.min(1))
+    # Spacing D + gap, sites off by up to gap / 4 each; 3 Å for the means and the points 27.5 Å apart.
+    np.testing.assert_array_less(diameter + gap / 2 - 3, apart.min(1))
     neighbours = (apart < diameter + 1.5 * gap + 2).sum(1)
     assert sorted(neighbours) == [3] * 6 + [6]
     tangents = [np.linalg.norm(np.diff(a, axis=0), axis=1) for a in axes]
@@ -205,3 +205,15 @@ def test_a_network_is_one_mother_and_as_many_daughters_and_repeats_from_its_seed
     assert len(first) == 6
     for a, b in zip(first, again, strict=True):
         np.testing.assert_array_equal(a[0].positions_zyx, b[0].positions_zyx)
+
+
+def test_bundles_of_floppy_filaments_keep_the_rise_of_their_lattice():
+    """Offset lines of a kinky chain are kinkier: their points must still be one rise apart."""
+    rng = np.random.default_rng(0)
+    unit = actin_monomer(rng)
+    line = worm_like_chain(
+        rng, start_zyx=np.zeros(3), direction_zyx=np.array([0, 0, 1.0]), length=3000, step=27.5,
+        persistence_length=1000,
+    )  # fmt: skip
+    for filament in bundle(rng, line, lambda p, f: actin_filament(rng, p, f, unit), count=12, gap=40.0):
+        assert len(filament[0].positions_zyx) > 40

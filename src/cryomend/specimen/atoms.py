@@ -148,6 +148,7 @@ def macromolecule_from_atoms(
     solvent: bool = True,
     b_factor: float = _B_FACTOR,
     most_points: int = _MOST_POINTS,
+    in_membrane: bool = False,
 ) -> Macromolecule:
     """Read a PDB or mmCIF file into points, one per atom.
 
@@ -165,11 +166,13 @@ def macromolecule_from_atoms(
         Å², of every atom.
     most_points : int
         Largest number of points.
+    in_membrane : bool
+        The file's Z = 0 is the middle of a bilayer, as in the OPM database.
 
     Returns
     -------
     Macromolecule
-        Its origin is the middle of the bounding box.
+        Its origin is the middle of the bounding box; along Z that of the file if ``in_membrane``.
 
     Raises
     ------
@@ -188,7 +191,8 @@ def macromolecule_from_atoms(
         points, copies, cell = _thin(points, copies, most_points)
         _log.warning("%s: %d atoms merged in cells of %g Å", name, atoms, cell)
     positions, order = _expand(points.positions, copies)
-    positions -= (positions.min(0) + positions.max(0)) / 2
+    middle = (positions.min(0) + positions.max(0)) / 2
+    positions -= middle * np.array([not in_membrane, True, True])
     return Macromolecule(
         _stem(name),
         positions.astype(np.float32),

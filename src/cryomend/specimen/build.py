@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from cryomend.config import ClutterConfig, FilamentConfig, MembraneConfig, SpecimenConfig
@@ -43,7 +44,7 @@ __all__ = ["Placement", "Specimen", "build_specimen"]
 
 _TRIES = 12  # places tried for a membrane, a shell or a filament before it is left out
 _HALF_BILAYER = 28.0  # Å taken on either side of a mid-surface
-_DENSE = 0.3  # share of the free room above which a species is packed snugly: random throws jam at 0.38
+_DENSE = 0.36  # share of the free room above which a species is packed snugly: random throws jam at 0.38
 _CLUTTER: dict[str, Callable[..., Blob]] = {
     "gold": gold_fiducial,
     "carbon": carbon_edge,
@@ -51,8 +52,10 @@ _CLUTTER: dict[str, Callable[..., Blob]] = {
     "lipid": lipid_debris,
     "granule": dense_granule,
 }
+_ROUNDS = 3
+_WORTH_A_ROUND = 0.002  # of the slab, what a round must have placed to be followed by another
 _LARGE_CLUTTER = ("carbon", "ice")  # placed before anything can stand in its way
-_LINING_DEPTH = 60.0  # Å from a mid-surface to the middle of the coat under it
+_LINING_REACH = 120.0  # Å from a mid-surface, as far as the middle of the coat under it may lie
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,9 @@ class Specimen:
     """One specimen.
 
     ``density`` (Z, Y, X) in V above ice; ``instances`` (Z, Y, X) number of the object that stands
-    in a voxel, 0 for ice; ``classes`` name of each instance; ``placements`` the poses; ``occupancy`` share of
-    the slab that macromolecules take, ``occupancy_asked`` what was drawn for it.
+    in a voxel, 0 for ice; ``classes`` name of each instance; ``placements`` the poses; ``slab`` first and
+    one-past-last plane of the ice; ``occupancy`` share of the slab that macromolecules take,
+    ``occupancy_asked`` what was drawn for it.
     """
 
     density: Tensor
@@ -79,6 +83,7 @@ class Specimen:
     classes: dict[int, str]
     placements: list[Placement]
     voxel_size: float
+    slab: tuple[int, int]
     occupancy: float
     occupancy_asked: float
 
@@ -175,6 +180,7 @@ class _Builder:
         self.templates: dict[int, Template] = {}
         self.contrast: dict[int, float] = {}
         self.classes: dict[int, str] = {}
+        self.in_membranes: set[int] = set()  # species that stand in lipid
         self.lipids: list[_Lipid] = []
         self.blobs: list[Blob] = []
 
@@ -190,9 +196,11 @@ class _Builder:
     def add_membrane(self, config: MembraneConfig, structures: Sequence[Macromolecule]) -> None:
         """Claim a membrane, cut by the slab like in a lamella, and stand proteins in it."""
         is_lined = self.rng.random() < config.lining_share
+        if is_lined:
+            config = config.model_copy(update={"double_share": 0.0})
         for _ in range(_TRIES):
             try:
-                reach = _LINING_DEPTH + 20 if is_lined else _HALF_BILAYER + 12
+                reach = _LINING_REACH if is_lined else _HALF_BILAYER + 12
                 surface = draw_surface(self.rng, config, self.slab, reach=reach)
             except InputError:
                 raise
@@ -219,11 +227,13 @@ class _Builder:
         structures: Sequence[Macromolecule],
     ) -> None:
         """Stand membrane proteins on a surface, axis along the normal, on either side."""
+        surface = self._in_slab(surface)
         wanted = int(surface_area(surface) / 1e4 * self.rng.uniform(*config.proteins))
         share = self.config.file_share
         species = [
             draw_membrane_protein(self.rng, structures, share) for _ in range(_count(self.rng, (1, 3)))
         ]
+        self.in_membranes |= {id(one) for one in species}
         inward = float(self.rng.uniform(*config.inward))
         for _ in range(8):  # what overlapped is drawn again
             if wanted <= 0:
@@ -238,11 +248,20 @@ class _Builder:
                 )
                 wanted -= int(placed.sum())
 
+    def _in_slab(self, surface: Surface) -> Surface:
+        """The part of a surface that the slab holds."""
+        first = max(surface.corner_px[0], self.slab.planes[0])
+        last = min(surface.corner_px[0] + len(surface.distance), self.slab.planes[1])
+        planes = slice(first - surface.corner_px[0], max(first, last) - surface.corner_px[0])
+        corner = (first, *surface.corner_px[1:])
+        return replace(surface, distance=surface.distance[planes], corner_px=corner)
+
     def _line(self, surface: Surface) -> None:
         """Coat the inner side of a membrane with one protein, as matrix and capsid proteins do."""
-        unit = procedural_macromolecule(self.rng, mass_kda=float(self.rng.uniform(25, 80)), name="lining")
+        unit = procedural_macromolecule(self.rng, mass_kda=float(self.rng.uniform(25, 60)), name="lining")
         spacing = 1.15 * unit.volume ** (1 / 3)
-        points, normals = surface_spread(self.rng, surface, spacing, level=-_LINING_DEPTH)
+        level = -(_HALF_BILAYER + unit.radius)  # clear of the bilayer in any orientation
+        points, normals = surface_spread(self.rng, self._in_slab(surface), spacing, level=level)
         self.packing.place(self.template(unit), rotations_along(self.rng, normals), points)
 
     def add_filament(self, config: FilamentConfig, units: Sequence[Macromolecule]) -> None:
@@ -254,7 +273,13 @@ class _Builder:
     def add_assembly(self, name: str, draw: Callable[[], list[Filament]]) -> None:
         """Claim filaments or a shell, each as one instance; nothing if no place is found."""
         for _ in range(_TRIES):
-            instances = [self._place_filament(filament) for filament in draw()]
+            try:
+                drawn = draw()
+            except InputError:
+                raise
+            except ValueError:  # a shape that cannot be
+                continue
+            instances = [self._place_filament(filament) for filament in drawn]
             self.classes |= {instance: name for instance in instances if instance}
             if any(instances):
                 return
@@ -263,6 +288,9 @@ class _Builder:
         return self.packing.is_free(self._to_px(points_zyx))
 
     def _place_filament(self, filament: Filament) -> int:
+        for strand in filament:  # one contrast for all of a filament: subunits differ by structure only
+            self.template(strand.unit)
+            self.contrast[id(strand.unit)] = self.contrast[id(filament[0].unit)]
         parts = [(self.template(s.unit), s.rotations, self._to_px(s.positions_zyx)) for s in filament]
         return self.packing.place_assembly(parts)
 
@@ -295,8 +323,7 @@ class _Builder:
         start = packing.taken
         target = asked * packing.slab_voxels
         species = sorted(species, key=lambda item: -item[0].radius)
-        before = -1
-        while species and before < packing.taken < start + target:  # again for what found no room in its turn
+        for _ in range(_ROUNDS):  # again for what found no room in its turn
             before, left = packing.taken, sum(share for _, share in species)
             for molecule, share in species:
                 budget = (start + target - packing.taken) * share / max(left, 1e-12)
@@ -304,6 +331,13 @@ class _Builder:
                 self._place_species(molecule, budget)
                 done = (packing.taken - start) / max(target, 1.0)
                 on_progress(0.9 * min(1.0, done), f"placing {molecule.name}")
+            if (
+                packing.taken - before < _WORTH_A_ROUND * packing.slab_voxels
+                or packing.taken >= start + target
+            ):
+                break
+        if species and packing.taken == start and target > 0:  # less than half a copy of each
+            self._place_species(species[-1][0], self.template(species[-1][0]).n_voxels)
         return (packing.taken - start) / packing.slab_voxels, asked
 
     def _place_species(self, molecule: Macromolecule, budget: float) -> None:
@@ -338,19 +372,32 @@ class _Builder:
                 density, poses.template, poses.rotations, poses.positions_px,
                 contrast=self.contrast[key], periodic=self.packing.periodic,
             )  # fmt: skip
+        covered = self._covered() if self.lipids else density
         for lipid in self.lipids:
-            self._add_bilayer(density, lipid)
+            self._add_bilayer(density, covered, lipid)
         for blob in self.blobs:
             box = _box(density, blob.corner_px, blob.potential.shape)
-            box.add_(torch.as_tensor(blob.potential, device=self.device))
+            box.add_(torch.as_tensor(_blurred(blob.potential), device=self.device))
         blur = float(self.rng.uniform(*self.config.blur)) / self.config.voxel_size
         density = gaussian_lowpass(density, max(blur**2 - BLUR_PER_VOXEL**2, 0.0) ** 0.5)
         placements = self._placements()
         classes = {p.instance: p.species.name for p in placements} | self.classes
         instances = self.packing.instances.cpu().numpy()
-        return Specimen(density, instances, classes, placements, self.config.voxel_size, reached, asked)
+        return Specimen(
+            density, instances, classes, placements, self.config.voxel_size, self.slab.planes, reached, asked
+        )
 
-    def _add_bilayer(self, density: Tensor, lipid: _Lipid) -> None:
+    def _covered(self) -> Tensor:
+        """Potential of all membrane proteins, each at its own contrast of 1."""
+        plain = torch.zeros(self.config.shape, device=self.device)
+        for poses in self.packing.poses_by_species():
+            if id(poses.template.molecule) in self.in_membranes:
+                paste_potential(
+                    plain, poses.template, poses.rotations, poses.positions_px, periodic=self.packing.periodic
+                )
+        return plain
+
+    def _add_bilayer(self, density: Tensor, covered: Tensor, lipid: _Lipid) -> None:
         """Add a bilayer where no protein stands in place of it, inside the slab."""
         surface = lipid.surface
         profile = lipid.contrast * bilayer_profile(
@@ -358,9 +405,9 @@ class _Builder:
         )
         planes = np.arange(len(profile)) + surface.corner_px[0]
         profile[(planes < self.slab.planes[0]) | (planes >= self.slab.planes[1])] = 0
-        box = _box(density, surface.corner_px, profile.shape)
-        covered = (box / PROTEIN_CONTRAST).clamp(0, 1)
-        box.add_(torch.as_tensor(profile, device=self.device) * (1 - covered))
+        free = 1 - (_box(covered, surface.corner_px, profile.shape) / PROTEIN_CONTRAST).clamp(0, 1)
+        lipids = torch.as_tensor(_blurred(profile), device=self.device) * free
+        _box(density, surface.corner_px, profile.shape).add_(lipids)
 
     def _placements(self) -> list[Placement]:
         centre = np.array(self.config.shape) // 2
@@ -376,6 +423,12 @@ class _Builder:
             ):
                 placements.append(Placement(molecule, position, rotation, instance))
         return placements
+
+
+def _blurred(potential: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Potential on voxels with the blur that templates have."""
+    blurred: NDArray[np.float32] = gaussian_filter(potential, BLUR_PER_VOXEL, mode="nearest", truncate=6)
+    return blurred
 
 
 def _box(volume: Tensor, corner: tuple[int, int, int], shape: tuple[int, ...]) -> Tensor:

@@ -130,8 +130,8 @@ def carbon_edge(
     centre = through - hole * np.array([np.sin(azimuth), np.cos(azimuth)])
     y = np.arange(shape[1])[:, None] * voxel_size - centre[0]
     x = np.arange(shape[2])[None, :] * voxel_size - centre[1]
-    points = np.stack([np.zeros(shape[1:]), *np.broadcast_arrays(y, x)], axis=-1)
-    outside = np.hypot(y, x) - hole + 15 * random_field(rng, wavelength=400.0).at(points)
+    rim = random_field(rng, wavelength=400.0).on_grid([np.zeros(1), y[:, 0], x[0]])[0]
+    outside = np.hypot(y, x) - hole + 15 * rim
     film = np.clip(0.5 + outside / voxel_size, 0, 1).astype(np.float32)
     thick = min(rng.uniform(150.0, 300.0) / voxel_size, (slab[1] - slab[0]) / 2)
     through_thickness = np.clip(thick - np.arange(int(np.ceil(thick))), 0, 1).astype(np.float32)

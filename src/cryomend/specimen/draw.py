@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -81,6 +82,11 @@ def draw_species(
     names = [s.name for s in structures]
     named = [i for i, name in enumerate(names) if name in config.abundance]
     others = [int(i) for i in rng.permutation(len(structures)) if i not in named]
+    if unknown := set(config.abundance) - set(names):
+        raise InputError(
+            f"abundance: no structure file is called {', '.join(sorted(unknown))}; there are "
+            f"{', '.join(sorted(names)) or 'none'}"
+        )
     n_files = max(int(rng.binomial(count, config.file_share)), len(named)) if structures else 0
     queue = (named + others) * (1 + n_files // max(1, len(structures)))
     species = [structures[i] for i in queue[:n_files]]
@@ -90,7 +96,13 @@ def draw_species(
     volumes = np.array([s.volume for s in species])
     copies = rng.dirichlet(np.ones(len(species))) / volumes
     copies /= copies.mean()
-    copies = np.array([config.abundance.get(s.name, c) for s, c in zip(species, copies, strict=True)])
+    times = Counter(s.name for s in species)  # one drawn twice shares its abundance
+    copies = np.array(
+        [
+            config.abundance[s.name] / times[s.name] if s.name in config.abundance else drawn
+            for s, drawn in zip(species, copies, strict=True)
+        ]
+    )
     shares = copies * volumes / max(float((copies * volumes).sum()), 1e-12)
     return list(zip(species, shares.tolist(), strict=True))
 
@@ -135,7 +147,7 @@ def draw_surface(rng: np.random.Generator, config: MembraneConfig, slab: Slab, *
     cryomend.io.InputError
         If a label volume cannot be read or has no voxel size.
     """
-    is_double = rng.random() < config.double_share
+    is_double = config.kind != "stack" and rng.random() < config.double_share
     gap = float(rng.uniform(*config.gap))
     frame = Frame(slab.shape, slab.voxel_size, reach + gap if is_double else reach)
     surface = _draw_single(rng, config, slab, frame)

@@ -311,6 +311,10 @@ def _parallel_line(rng: np.random.Generator, line: CentreLine, offset: NDArray[n
     step = float(np.linalg.norm(points[1] - points[0]))
     path = points + frames[:, :, 1:] @ offset
     arc = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))])
-    at = np.arange(rng.uniform(0, min(step, arc[-1])), arc[-1], step)  # outer lines of a bend are longer
-    beside = np.stack([np.interp(at, arc, path[:, i]) for i in range(3)], axis=1)
-    return beside, frames[np.searchsorted(arc, at, side="right") - 1]
+    at = np.arange(rng.uniform(0, min(step, arc[-1])), arc[-1], step / 100)
+    fine = np.stack([np.interp(at, arc, path[:, i]) for i in range(3)], axis=1)
+    chosen, i = [0], 0  # points one straight step apart: outer lines of a bend are longer, kinks are cut
+    while (far := np.linalg.norm(fine[i + 1 : i + 1000] - fine[i], axis=1) >= step).any():
+        i += 1 + int(far.argmax())
+        chosen.append(i)
+    return fine[chosen], frames[np.searchsorted(arc, at[chosen], side="right") - 1]

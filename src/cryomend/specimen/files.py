@@ -54,7 +54,7 @@ def build_to_folder(
         after everything has been written, if less than the least occupancy asked for found a place.
     """
     check_folder(directory)
-    given, in_membranes = find_structures(structures), find_structures(membrane_structures)
+    given, in_membranes = find_structures(structures), find_structures(membrane_structures, in_membrane=True)
     for one in [*given, *in_membranes]:
         _refuse_if_too_large(one, config)
     specimen = build_specimen(
@@ -128,7 +128,9 @@ def _write_particles(path: Path, specimen: Specimen) -> None:
             "rlnAngleRot": angles[:, 0],
             "rlnAngleTilt": angles[:, 1],
             "rlnAnglePsi": angles[:, 2],
-            "rlnTomoParticleName": [f"{p.species.name}/{p.instance}" for p in placements],
+            "rlnTomoParticleName": [
+                f"{p.species.name}/{p.instance}/{row}" for row, p in enumerate(placements, start=1)
+            ],
         }
     )
     text = "".join(starfile.to_string({"particles": table}))

@@ -107,12 +107,20 @@ class Packing:
         return [
             Poses(
                 some[0].template,
-                torch.cat([p.positions_px for p in some]),
+                self._wrapped(torch.cat([p.positions_px for p in some])),
                 torch.cat([p.rotations for p in some]),
                 torch.cat([p.instances for p in some]),
             )
             for some in grouped.values()
         ]
+
+    def _wrapped(self, positions_px: Tensor) -> Tensor:
+        """Positions inside the volume of what a periodic one repeats."""
+        if not self.periodic:
+            return positions_px
+        period = torch.tensor(self.shape[1:], dtype=positions_px.dtype, device=positions_px.device)
+        beside = torch.remainder(positions_px[:, 1:] + 0.5, period) - 0.5
+        return torch.cat([positions_px[:, :1], beside], dim=1)
 
     def place(
         self, template: Template, rotations: NDArray[Any], positions_px: NDArray[Any], *, allowed: int = 0
@@ -186,17 +194,21 @@ class Packing:
 
     def is_free(self, positions_px: NDArray[Any]) -> bool:
         """Tell whether all voxels at ``positions_px`` (n, 3) are free; those beyond Y and X borders are."""
-        cells = torch.round(torch.as_tensor(np.asarray(positions_px), device=self.device)).long()
+        places = torch.as_tensor(np.asarray(positions_px, dtype=np.float32), device=self.device)
+        cells = torch.round(places).long()
         return bool((self._labels[self._flatten(cells)] == 0).all())
 
     def place_assembly(
-        self, parts: Sequence[tuple[Template, NDArray[Any], NDArray[Any]]], *, minimum: int = 4
+        self, parts: Sequence[tuple[Template, NDArray[Any], NDArray[Any]]], *, minimum: int = 2
     ) -> int:
         """Claim all poses of ``parts`` (template, rotations, positions_px) as one instance, or nothing.
 
-        Copies that pass a face of the slab or lie beyond the borders are left out. Returns the instance
-        number, 0 if anything overlaps or fewer than ``minimum`` copies are left.
+        Copies that pass a face of the slab or lie beyond the borders are left out; of what is longer than
+        a periodic volume, those half a period or more from its middle. Returns the instance number, 0 if
+        anything overlaps or fewer than ``minimum`` copies are left.
         """
+        middle = np.concatenate([np.asarray(places)[:, 1:] for _, _, places in parts] or [np.zeros((1, 2))])
+        middle = (middle.min(0) + middle.max(0)) / 2
         kept: list[tuple[Template, Tensor, Tensor]] = []
         claimed = []
         for template, rotations, positions_px in parts:
@@ -208,6 +220,10 @@ class Packing:
                 flat = self._flat_cells(template, turns[batch], places[batch])
                 size = len(self._labels) - 2
                 inside = (flat <= size).all(1) & (flat < size).any(1)
+                if self.periodic:
+                    away = places[batch, 1:] - torch.as_tensor(middle.astype(np.float32), device=self.device)
+                    half = torch.tensor(self.shape[1:], device=self.device) / 2 - template.reach_px
+                    inside &= (away.abs() < half).all(1)
                 claimed.append(torch.unique(flat[inside]))
                 kept.append((template, turns[batch][inside], places[batch][inside]))
         if sum(len(turns) for _, turns, _ in kept) < minimum:
@@ -304,6 +320,8 @@ class Packing:
 
     def _place_batch(self, template: Template, turns: Tensor, places: Tensor, allowed: int) -> Tensor:
         """`place` for as many poses as fit in memory at once."""
+        if self.periodic and 2 * template.reach_px >= min(self.shape[1:]):  # would overlap itself
+            return torch.zeros(len(turns), dtype=torch.bool, device=turns.device)
         size = len(self._labels) - 2
         flat = self._flat_cells(template, turns, places)
         labels = self._labels[flat]
@@ -343,7 +361,9 @@ class Packing:
             misses[chosen[~found]] += 1
             if found.any():
                 good = np.flatnonzero(found)[: count - placed]
-                placed += int(self.place(template, turns[good], places[good]).sum())
+                done = self.place(template, turns[good], places[good])
+                placed += int(done.sum())
+                misses[chosen[good[~done]]] += 1
             keep = misses < _ORIENTATIONS
             tiles, misses = tiles[keep], misses[keep]
         return placed

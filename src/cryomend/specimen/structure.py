@@ -22,7 +22,9 @@ _MAP_SUFFIXES = (".mrc", ".map", ".ccp4")
 STRUCTURE_SUFFIXES = tuple(s + z for s in _ATOM_SUFFIXES + _MAP_SUFFIXES for z in ("", ".gz"))
 
 
-def load_structure(path_or_id: str | Path, *, cache: str | Path | None = None) -> Macromolecule:
+def load_structure(
+    path_or_id: str | Path, *, cache: str | Path | None = None, in_membrane: bool = False
+) -> Macromolecule:
     """Read a macromolecule from a file, or from the PDB or EMDB by its identifier.
 
     Files are PDB, mmCIF and MRC/CCP4 maps at any grey scale, each also gzip-compressed. Identifiers
@@ -35,6 +37,9 @@ def load_structure(path_or_id: str | Path, *, cache: str | Path | None = None) -
         File name or identifier.
     cache : path-like, optional
         Folder for downloads, as in `cryomend.io.fetch_structure`.
+    in_membrane : bool
+        The origin is the middle of a bilayer whose normal is Z: Z = 0 of atomic models, as in the OPM
+        database, and voxel ``n // 2`` of maps.
 
     Raises
     ------
@@ -43,14 +48,16 @@ def load_structure(path_or_id: str | Path, *, cache: str | Path | None = None) -
     """
     text, path = str(path_or_id), Path(path_or_id)
     if path.exists() or not is_identifier(text):
-        return _load_file(path, path.name.split(".")[0])
+        return _load_file(path, path.name.split(".")[0], in_membrane=in_membrane)
     name = text.split("@")[0].upper()
     file = fetch_structure(text, cache=cache)
     level = fetch_contour_level(text, cache=cache) if name.startswith("EMD") else None
-    return replace(_load_file(file, name, threshold=level), name=name)
+    return replace(_load_file(file, name, threshold=level, in_membrane=in_membrane), name=name)
 
 
-def find_structures(names: Sequence[str | Path], *, only: Sequence[str] | None = None) -> list[Macromolecule]:
+def find_structures(
+    names: Sequence[str | Path], *, only: Sequence[str] | None = None, in_membrane: bool = False
+) -> list[Macromolecule]:
     """Load structures, and the structure files of folders in the order of their names.
 
     Parameters
@@ -59,6 +66,8 @@ def find_structures(names: Sequence[str | Path], *, only: Sequence[str] | None =
         Files, folders, or identifiers as in `load_structure`.
     only : sequence of str, optional
         Stems of the files to keep; all if None.
+    in_membrane : bool
+        As in `load_structure`.
 
     Raises
     ------
@@ -79,19 +88,26 @@ def find_structures(names: Sequence[str | Path], *, only: Sequence[str] | None =
         raise InputError(
             f"{names[0]}: holds no structure file (.pdb, .cif, .mrc) that the configuration names"
         )
-    return [load_structure(f) for f in kept]
+    return [load_structure(f, in_membrane=in_membrane) for f in kept]
 
 
-def _load_file(path: Path, name: str, *, threshold: float | None = None) -> Macromolecule:
+def _load_file(
+    path: Path, name: str, *, threshold: float | None = None, in_membrane: bool = False
+) -> Macromolecule:
     """Read a file by its ending."""
     ending = path.name.lower().removesuffix(".gz")
     if ending.endswith(_ATOM_SUFFIXES):
-        return macromolecule_from_atoms(path)
+        return macromolecule_from_atoms(path, in_membrane=in_membrane)
     if not ending.endswith(_MAP_SUFFIXES):
         raise InputError(
             f"{path} is no structure; give a .pdb, .cif or .mrc file or an identifier (4V6X, EMD-11999)"
         )
-    volume = _read_compressed(path) if path.name.lower().endswith(".gz") else read_volume(path)
+    try:
+        volume = _read_compressed(path) if path.name.lower().endswith(".gz") else read_volume(path)
+    except InputError as error:
+        if "--voxel-size" not in str(error):
+            raise
+        raise InputError(f"{path} has no voxel size in its header; write it there first") from None
     try:
         return macromolecule_from_map(
             volume.data, voxel_size=volume.voxel_size, name=name, threshold=threshold

@@ -24,6 +24,7 @@ BLUR_PER_VOXEL = (
 )
 _FINENESS = 2  # template grid points per voxel along an axis
 _CORE_POINTS = 24
+_NEGLIGIBLE = 0.01  # of its peak: potential that a pose leaves out
 _SAMPLES_AT_ONCE = 1 << 21  # voxels sampled together; bounds the memory
 
 
@@ -33,8 +34,9 @@ class Template:
 
     ``potential`` (n, n, n) in V and ``occupied`` (n, n, n) bool share a grid of ``spacing`` Å with the
     molecule's origin at point ``n // 2``. ``core`` (m, 3) are points in Å so deep inside that the voxel
-    around each is always occupied. ``centre`` (3,) in Å is the middle of the balls of voxels ``near``
-    (k, 3), which hold every occupied voxel, and ``wide`` (l, 3), which hold all the potential.
+    around each is always occupied (the deepest there are if it is too thin for that). ``centre`` (3,) in Å
+    is the middle of the balls of voxels ``near`` (k, 3), which hold every occupied voxel, and ``wide``
+    (l, 3), which hold all potential above 1 % of its peak.
     """
 
     molecule: Macromolecule
@@ -81,7 +83,8 @@ def make_template(
         If the molecule has no volume.
     """
     spacing = voxel_size / _FINENESS
-    potential = potential_grid(molecule, spacing=spacing, sigma=BLUR_PER_VOXEL * voxel_size, device=device)
+    # made on the CPU, where sums have one order: what is occupied must not differ between runs
+    potential = potential_grid(molecule, spacing=spacing, sigma=BLUR_PER_VOXEL * voxel_size)
     count = round(molecule.volume / spacing**3)
     if count < 1:
         raise ValueError(f"{molecule.name}: too small for voxels of {voxel_size:g} Å")
@@ -91,18 +94,19 @@ def make_template(
     for axis in range(3):  # `occupied_cells` counts on an empty rim
         occupied.select(axis, 0).fill_(False)
         occupied.select(axis, -1).fill_(False)
-    grid = (np.argwhere(occupied.cpu().numpy()) - potential.shape[0] // 2) * spacing
-    middle = (grid.min(0) + grid.max(0)) / 2
-    reach = float(np.linalg.norm(grid - middle, axis=1).max())
-    tails = 3 * BLUR_PER_VOXEL * voxel_size
+    points = _points(occupied, spacing)
+    middle = (points.min(0) + points.max(0)) / 2
+    reach = float(np.linalg.norm(points - middle, axis=1).max())
+    tails = _points(potential.abs() > _NEGLIGIBLE * potential.max(), spacing)
+    wide = float(np.linalg.norm(tails - middle, axis=1).max())
     return Template(
         molecule,
-        potential,
-        occupied,
+        potential.to(device),
+        occupied.to(device),
         torch.as_tensor(_core_points(occupied.cpu().numpy(), spacing, voxel_size), device=device),
         torch.as_tensor(middle.astype(np.float32), device=device),
         _ball(reach / voxel_size + 0.9, device),  # 0.9: half the diagonal of a voxel and rounding
-        _ball((reach + tails) / voxel_size + 0.9, device),
+        _ball(max(wide, reach) / voxel_size + 0.9, device),
         spacing,
         voxel_size,
     )
@@ -130,7 +134,7 @@ def occupied_cells(template: Template, rotations: Tensor, positions_px: Tensor) 
     middles, shift = _middles(template, rotations, positions_px)
     n = template.occupied.shape[0]
     step = template.voxel_size / template.spacing
-    exact = torch.float32 if n**3 < 1 << 24 else torch.float64  # counts voxels without rounding
+    exact = torch.float32 if n**3 < 1 << 24 else torch.int64  # the quicker one counts no further
     index = torch.zeros((), dtype=exact, device=middles.device)
     for axis in range(3):
         local = _along(template.near, rotations[:, :, axis] * step, shift, n // 2)
@@ -224,6 +228,12 @@ def _interpolate(template: Template, rotations: Tensor, shift: Tensor) -> Tensor
         template.potential[None, None], points, align_corners=True, padding_mode="zeros"
     )
     return values.reshape(axes[0].shape)
+
+
+def _points(chosen: Tensor, spacing: float) -> NDArray[np.float64]:
+    """Positions (m, 3) in Å from the origin of the grid points that are chosen."""
+    index = np.argwhere(chosen.cpu().numpy()) - chosen.shape[0] // 2
+    return index.astype(np.float64) * spacing
 
 
 def _ball(radius: float, device: torch.device | str | None) -> Tensor:

@@ -215,19 +215,15 @@ def _with_unresolved(specimen: Specimen, std: float, generator: torch.Generator)
     """The density with white variations in the slab, like small molecules that nobody resolves."""
     if std <= 0:
         return specimen.density
-    planes = np.flatnonzero((specimen.instances > 0).any(axis=(1, 2)))
     variation = std * torch.randn(specimen.density.shape, generator=generator, device=specimen.density.device)
-    if len(planes):
-        variation[: planes[0]] = 0
-        variation[planes[-1] + 1 :] = 0
+    variation[: specimen.slab[0]] = 0
+    variation[specimen.slab[1] :] = 0
     return specimen.density + variation
 
 
 def _ice_thickness(specimen: Specimen) -> float:
-    """Height of the filled slab in Å, from the first to the last plane that holds anything."""
-    planes = np.flatnonzero((specimen.instances > 0).any(axis=(1, 2)))
-    n = planes[-1] - planes[0] + 1 if len(planes) else specimen.instances.shape[0]
-    return float(n * specimen.voxel_size)
+    """Height of the slab in Å."""
+    return (specimen.slab[1] - specimen.slab[0]) * specimen.voxel_size
 
 
 def _mix_in_learned_noise(

@@ -115,7 +115,7 @@ def simulate_to_folder(
         count=count,
         seed=seed,
         structures=find_structures(structures, only=config.structures),
-        membrane_structures=find_structures(membrane_structures, only=config.structures),
+        membrane_structures=find_structures(membrane_structures, only=config.structures, in_membrane=True),
         sample_noise=None if noise is None else noise_sampler(noise),
         workers=workers,
         on_done=on_done,
