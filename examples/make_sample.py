@@ -12,7 +12,13 @@ import sys
 import mrcfile
 import numpy as np
 
-from cryomend.config import AcquisitionConfig, SimulationConfig, SpecimenConfig
+from cryomend.config import (
+    AcquisitionConfig,
+    FilamentConfig,
+    MembraneConfig,
+    SimulationConfig,
+    SpecimenConfig,
+)
 from cryomend.training.pairs import simulate_pair
 
 SEED = 800_016  # training seeds count from 0, those of the tests from 900,000
@@ -23,10 +29,8 @@ def main(path: str) -> None:
     specimen = SpecimenConfig(
         shape=(72, 160, 160),
         slab_margin=(30.0, 50.0),
-        vesicles=(2, 2),
-        vesicle_radius=(160.0, 260.0),
-        filaments=(1, 1),
-        microtubule_share=1.0,
+        membranes=(MembraneConfig(count=(2, 2), radius=(160.0, 260.0)),),
+        filaments=(FilamentConfig(kind="microtubule"),),
         occupancy=(0.05, 0.05),
         species=(6, 6),
         mass_kda=(200.0, 3000.0),

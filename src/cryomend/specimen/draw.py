@@ -216,7 +216,8 @@ def draw_shell(rng: np.random.Generator, slab: Slab) -> Filament:
         return []
     radius = float(rng.uniform(120, min(room, 450)))
     if rng.random() < 0.5:
-        fitting = [t for t in TRIANGULATIONS if 60 * t < 4 * np.pi * radius**2 / 30**2] or [1]
+        each = {t: 4 * np.pi * radius**2 / (60 * t) for t in TRIANGULATIONS}  # Å² of the shell per subunit
+        fitting = [t for t in TRIANGULATIONS if 900 < each[t] < 4500]
         strand = icosahedral_capsid(rng, None, triangulation=int(rng.choice(fitting)), radius=radius)
     else:
         unit = procedural_macromolecule(rng, mass_kda=float(rng.uniform(40, 250)), name="shell-unit")
@@ -289,10 +290,10 @@ def draw_subunits(
         return [nucleosome(rng)]
     if kind == "microtubule":
         return [tubulin_monomer(rng, name="tubulin-alpha"), tubulin_monomer(rng, name="tubulin-beta")]
-    if small and rng.random() < file_share:
-        return [small[int(rng.integers(len(small)))]]
     if kind == "actin":
         return [actin_monomer(rng)]
+    if small and rng.random() < file_share:
+        return [small[int(rng.integers(len(small)))]]
     return [procedural_macromolecule(rng, mass_kda=float(rng.uniform(20, 150)), name="helix-unit")]
 
 
