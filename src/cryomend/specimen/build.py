@@ -35,7 +35,7 @@ from cryomend.specimen.draw import (
 from cryomend.specimen.filament import Filament
 from cryomend.specimen.macromolecule import PROTEIN_CONTRAST, Macromolecule
 from cryomend.specimen.membrane import bilayer_profile
-from cryomend.specimen.packing import Packing
+from cryomend.specimen.packing import Packing, Poses
 from cryomend.specimen.procedural import procedural_macromolecule
 from cryomend.specimen.surface import Surface, surface_area, surface_points, surface_spread
 from cryomend.specimen.template import BLUR_PER_VOXEL, Template, make_template, paste_potential
@@ -366,13 +366,14 @@ class _Builder:
     def finish(self, reached: float, asked: float) -> Specimen:
         """Render everything and gather the poses."""
         density = torch.zeros(self.config.shape, device=self.device)
-        for poses in self.packing.poses_by_species():
+        species = self.packing.poses_by_species()
+        for poses in species:
             key = id(poses.template.molecule)
             paste_potential(
                 density, poses.template, poses.rotations, poses.positions_px,
                 contrast=self.contrast[key], periodic=self.packing.periodic,
             )  # fmt: skip
-        covered = self._covered() if self.lipids else density
+        covered = self._covered(species) if self.lipids else density
         for lipid in self.lipids:
             self._add_bilayer(density, covered, lipid)
         for blob in self.blobs:
@@ -380,17 +381,17 @@ class _Builder:
             box.add_(torch.as_tensor(_blurred(blob.potential), device=self.device))
         blur = float(self.rng.uniform(*self.config.blur)) / self.config.voxel_size
         density = gaussian_lowpass(density, max(blur**2 - BLUR_PER_VOXEL**2, 0.0) ** 0.5)
-        placements = self._placements()
+        placements = self._placements(species)
         classes = {p.instance: p.species.name for p in placements} | self.classes
         instances = self.packing.instances.cpu().numpy()
         return Specimen(
             density, instances, classes, placements, self.config.voxel_size, self.slab.planes, reached, asked
         )
 
-    def _covered(self) -> Tensor:
+    def _covered(self, species: Sequence[Poses]) -> Tensor:
         """Potential of all membrane proteins, each at its own contrast of 1."""
         plain = torch.zeros(self.config.shape, device=self.device)
-        for poses in self.packing.poses_by_species():
+        for poses in species:
             if id(poses.template.molecule) in self.in_membranes:
                 paste_potential(
                     plain, poses.template, poses.rotations, poses.positions_px, periodic=self.packing.periodic
@@ -409,10 +410,10 @@ class _Builder:
         lipids = torch.as_tensor(_blurred(profile), device=self.device) * free
         _box(density, surface.corner_px, profile.shape).add_(lipids)
 
-    def _placements(self) -> list[Placement]:
+    def _placements(self, species: Sequence[Poses]) -> list[Placement]:
         centre = np.array(self.config.shape) // 2
         placements = []
-        for poses in self.packing.poses_by_species():
+        for poses in species:
             positions = (
                 poses.positions_px.cpu().numpy().astype(np.float64) - centre
             ) * self.config.voxel_size
