@@ -17,7 +17,7 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 
 from cryomend.geometry import random_rotations
-from cryomend.specimen.template import Template, occupied_cells
+from cryomend.specimen.template import Template, occupied_cells, whole_balls
 
 __all__ = ["Packing", "Poses"]
 
@@ -297,14 +297,10 @@ class Packing:
         middles, taken = occupied_cells(template, turns, places)
         size = len(self._labels) - 2
         flat = torch.empty(taken.shape, dtype=torch.int64, device=taken.device)
-        steps = template.near.long()
-        reach = steps.abs().amax(0)
-        low = torch.tensor((self.slab[0], 0, 0), device=taken.device) + reach
-        high = torch.tensor((self.slab[1], *self.shape[1:]), device=taken.device) - reach
-        whole = ((middles >= low) & (middles < high)).all(1)  # these need no look at the borders
-        strides = torch.tensor((self.shape[1] * self.shape[2], self.shape[2], 1), device=taken.device)
-        flat[whole] = (middles[whole] * strides).sum(1, keepdim=True) + (steps * strides).sum(1)
-        flat[~whole] = self._flatten(middles[~whole, None] + steps)
+        # those inside need no look at the borders
+        whole, indices = whole_balls(middles, template.near, self.shape, planes=self.slab)
+        flat[whole] = indices
+        flat[~whole] = self._flatten(middles[~whole, None] + template.near.long())
         return flat.masked_fill_(~taken, size)
 
     def _core_is_free(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cryomend.specimen.macromolecule import Macromolecule, potential_grid
 
-__all__ = ["Template", "make_template", "occupied_cells", "paste_potential"]
+__all__ = ["Template", "make_template", "occupied_cells", "paste_potential", "whole_balls"]
 
 BLUR_PER_VOXEL = (
     0.5  # standard deviation of a template's blur over the voxel size: total potential within 1 %
@@ -185,20 +185,30 @@ def _flat_indices(
     voxels are inside and index 0 for the others.
     """
     limit = torch.tensor(shape, device=middles.device)
-    reach = offsets.abs().amax(0).long()
-    whole = ((middles >= reach) & (middles + reach < limit)).all(1)
-    strides = torch.tensor((shape[1] * shape[2], shape[2], 1), device=middles.device)
-    steps = offsets.long()
-    which = torch.nonzero(whole).flatten()
-    if len(which):
-        yield which, (middles[which] * strides).sum(1, keepdim=True) + (steps * strides).sum(1), None
+    whole, flat = whole_balls(middles, offsets, shape, planes=(0, shape[0]))
+    if len(flat):
+        yield torch.nonzero(whole).flatten(), flat, None
     which = torch.nonzero(~whole).flatten()
     if len(which):
-        cells = middles[which, None] + steps
+        cells = middles[which, None] + offsets.long()
         if periodic:
             cells[..., 1:] %= limit[1:]
         inside = ((cells >= 0) & (cells < limit)).all(-1)
-        yield which, (cells * strides).sum(-1) * inside, inside
+        flat = (cells[..., 0] * shape[1] + cells[..., 1]) * shape[2] + cells[..., 2]
+        yield which, flat * inside, inside
+
+
+def whole_balls(
+    middles: Tensor, offsets: Tensor, shape: Sequence[int], *, planes: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Which balls of voxels (b,) lie inside a volume's planes, and their indices (m, k) into it flattened."""
+    steps = offsets.long()
+    reach = steps.abs().amax(0)
+    low = torch.tensor((planes[0], 0, 0), device=middles.device) + reach
+    high = torch.tensor((planes[1], *shape[1:]), device=middles.device) - reach
+    whole = ((middles >= low) & (middles < high)).all(1)
+    strides = torch.tensor((shape[1] * shape[2], shape[2], 1), device=middles.device)
+    return whole, (middles[whole] * strides).sum(1, keepdim=True) + (steps * strides).sum(1)
 
 
 def _middles(template: Template, rotations: Tensor, positions_px: Tensor) -> tuple[Tensor, Tensor]:
