@@ -10,14 +10,14 @@ from cryomend.acquisition.acquire import (
     draw_exposure,
     draw_tilt_angles,
 )
-from cryomend.acquisition.ctf import Optics, interaction_constant
 from cryomend.acquisition.exposure import (
     detector_mtf,
     dose_symmetric_order,
-    radiation_damage,
     thickness_transmission,
 )
 from cryomend.config import AcquisitionConfig
+from cryomend.ctf import Optics, interaction_constant
+from cryomend.dose import radiation_damage
 
 ANGLES = np.array([-40.0, 0, 40])
 

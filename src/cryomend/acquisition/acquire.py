@@ -10,15 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryomend.acquisition.ctf import Optics, contrast_transfer, interaction_constant
 from cryomend.acquisition.exposure import (
     count_electrons,
     detector_mtf,
     dose_symmetric_order,
-    radiation_damage,
     thickness_transmission,
 )
 from cryomend.config import AcquisitionConfig
+from cryomend.ctf import Optics, contrast_transfer, interaction_constant
+from cryomend.dose import radiation_damage
 from cryomend.fourier import filter_fourier
 from cryomend.geometry import tilt_angles_from_range
 from cryomend.mixing import mix_noise

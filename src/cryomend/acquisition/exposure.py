@@ -16,7 +16,6 @@ __all__ = [
     "count_electrons",
     "detector_mtf",
     "dose_symmetric_order",
-    "radiation_damage",
     "thickness_transmission",
 ]
 
@@ -34,28 +33,6 @@ def dose_symmetric_order(tilt_angles: NDArray[Any]) -> NDArray[np.int64]:
     place = np.empty(len(angles), dtype=np.int64)
     place[sequence] = np.arange(len(angles))
     return place
-
-
-def radiation_damage(
-    shape: tuple[int, int],
-    *,
-    pixel_size: float,
-    accumulated_fluence: float,
-    device: torch.device | str | None = None,
-) -> Tensor:
-    """Amplitude left of each spatial frequency after a fluence at 300 kV.
-
-    ``exp(-N / (2 Nc(k)))`` with the critical exposure ``Nc = 0.245 k^-1.665 + 2.81`` e⁻/Å², k in 1/Å
-    (Grant & Grigorieff 2015, doi:10.7554/eLife.06980).
-
-    Returns
-    -------
-    Tensor of float32, shape of ``rfft2``
-        1 at the origin.
-    """
-    k = radial_frequency(shape, half=True, device=device) / pixel_size
-    critical = 0.245 * k.clamp(min=1e-6) ** -1.665 + 2.81
-    return torch.exp(-accumulated_fluence / (2 * critical))
 
 
 def thickness_transmission(

@@ -22,9 +22,9 @@ from cryomend.acquisition.acquire import (
     draw_exposure,
     draw_tilt_angles,
 )
-from cryomend.acquisition.ctf import contrast_transfer
 from cryomend.acquisition.exposure import detector_mtf
 from cryomend.config import AcquisitionConfig, SimulationConfig, SpecimenConfig
+from cryomend.ctf import contrast_transfer
 from cryomend.fourier import filter_fourier
 from cryomend.io import read_volume, write_json, write_volume
 from cryomend.mixing import mix_noise

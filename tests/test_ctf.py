@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cryomend.acquisition.ctf import Optics, contrast_transfer, electron_wavelength, interaction_constant
+from cryomend.ctf import Optics, contrast_transfer, electron_wavelength, interaction_constant
 
 
 def test_constants_at_300_kv_are_the_textbook_ones():
