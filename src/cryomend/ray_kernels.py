@@ -8,8 +8,7 @@ summed before each is stored. `cryomend.projection` has the geometry and the pub
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numba
 import numpy as np
@@ -18,16 +17,14 @@ from numpy.typing import NDArray
 __all__ = ["BLOCK", "block_rows", "project_block", "smear_block", "unblock_rows"]
 
 BLOCK = 128  # floats along Y that move together: 512 bytes, eight cache lines
-Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
 
-def _compiled(function: Kernel) -> Kernel:
+def _compiled(function: Any) -> Any:
     """Compile without holding the interpreter; kept on disk where a place for it can be found."""
-    options = {"nogil": True, "fastmath": True, "boundscheck": False}
     try:
-        return numba.njit(cache=True, **options)(function)  # type: ignore[no-any-return]
+        return numba.njit(nogil=True, fastmath=True, boundscheck=False, cache=True)(function)
     except RuntimeError:  # neither the package nor the user has a folder that can be written
-        return numba.njit(**options)(function)  # type: ignore[no-any-return]
+        return numba.njit(nogil=True, fastmath=True, boundscheck=False)(function)
 
 
 @_compiled

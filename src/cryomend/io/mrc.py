@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import mmap
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,17 @@ from numpy.typing import NDArray
 from cryomend.io import header as words
 from cryomend.io.path import InputError, atomic_path, check_writable, existing_file, reason
 
-__all__ = ["Volume", "open_mrc", "read_stack", "read_volume", "write_volume"]
+__all__ = [
+    "Volume",
+    "mapped_volume",
+    "open_mrc",
+    "open_stack",
+    "read_image",
+    "read_stack",
+    "read_volume",
+    "release_pages",
+    "write_volume",
+]
 
 _MINIMUM_SIZE = 16  # voxels along an axis: one step of the network's coarsest level
 
@@ -116,13 +129,45 @@ def read_stack(path: str | os.PathLike[str], *, pixel_size: float | None = None)
     InputError
         As :func:`read_volume`, except for the number of images and a pixel size of 0.
     """
+    volume = open_stack(path, pixel_size=pixel_size)
+    volume.data = _checked_data(
+        volume.data, volume.path or Path(path), minimum_shape=(1, _MINIMUM_SIZE, _MINIMUM_SIZE)
+    )
+    return volume
+
+
+def open_stack(path: str | os.PathLike[str], *, pixel_size: float | None = None) -> Volume:
+    """Like `read_stack`, but the images stay on disk, in the file's own number format.
+
+    Raises
+    ------
+    InputError
+        As `read_stack`, except for voxels that are not finite or all equal: nobody has looked yet.
+    """
     name, header, extended, stored = open_mrc(path)
     sizes = words.header_voxel_sizes(header, "xy")
     size = _given_size(pixel_size, "--pixel-size")
     if size is None:
         size = 0.0 if min(sizes) <= 0 else _common_size(sizes, name, "--pixel-size")
-    data = _checked_data(stored, name, minimum_shape=(1, _MINIMUM_SIZE, _MINIMUM_SIZE))
-    return Volume(data, size, name, header, extended)
+    _refuse_small(stored, name, minimum_shape=(1, _MINIMUM_SIZE, _MINIMUM_SIZE))
+    return Volume(stored, size, name, header, extended)
+
+
+def read_image(stack: Volume, index: int) -> NDArray[np.float32]:
+    """Read one image of an opened stack as float32.
+
+    Raises
+    ------
+    InputError
+        If a pixel is not finite.
+    """
+    image = np.array(stack.data[index], dtype=np.float32, order="C")
+    if not np.isfinite(image).all():
+        raise InputError(
+            f"{stack.path}: image {index + 1} has {int((~np.isfinite(image)).sum())} pixels that are NaN or "
+            "infinite; repair it or leave it out first"
+        )
+    return image
 
 
 def open_mrc(path: str | os.PathLike[str]) -> tuple[Path, words.Header, bytes, NDArray[Any]]:
@@ -176,17 +221,22 @@ def _checked_data(
     stored: NDArray[Any], name: Path, *, minimum_shape: tuple[int, int, int]
 ) -> NDArray[np.float32]:
     """Return the voxels as native float32, if there are enough, all finite and not all equal."""
+    _refuse_small(stored, name, minimum_shape=minimum_shape)
+    data = np.array(stored, dtype=np.float32, order="C")
+    _refuse_non_finite(data, str(name), advice="repair or crop it first")
+    if data.min() == data.max():
+        raise InputError(f"{name} is constant (every voxel is {data.flat[0]:g}); is it the right file?")
+    return data
+
+
+def _refuse_small(stored: NDArray[Any], name: Path, *, minimum_shape: tuple[int, int, int]) -> None:
+    """Refuse a volume or stack with fewer voxels than are needed along an axis."""
     if any(n < least for n, least in zip(stored.shape, minimum_shape, strict=True)):
         axes = "each axis" if minimum_shape[0] > 1 else "Y and X"
         raise InputError(
             f"{name} has {' x '.join(map(str, stored.shape))} voxels; along {axes} at least "
             f"{minimum_shape[-1]} are needed; give a larger one"
         )
-    data = np.array(stored, dtype=np.float32, order="C")
-    _refuse_non_finite(data, str(name), advice="repair or crop it first")
-    if data.min() == data.max():
-        raise InputError(f"{name} is constant (every voxel is {data.flat[0]:g}); is it the right file?")
-    return data
 
 
 def _refuse_non_finite(data: NDArray[np.float32], name: str, *, advice: str) -> None:
@@ -258,3 +308,62 @@ def write_volume(
         file.write(header.tobytes() + extended)
         for section in stored:  # never a second volume in memory
             file.write(section.astype(header.dtype["dmin"]).tobytes())
+
+
+@contextmanager
+def mapped_volume(
+    path: str | os.PathLike[str], shape: tuple[int, int, int], *, voxel_size: float, label: str | None = None
+) -> Iterator[NDArray[np.float32]]:
+    """Yield a float32 volume that lies in a new MRC file, to be filled slab by slab.
+
+    The disk space is reserved first. The file stands under its name when the block has ended without
+    an error; otherwise nothing is left.
+
+    Parameters
+    ----------
+    path : path-like
+        Where to write.
+    shape : tuple of int
+        (Z, Y, X).
+    voxel_size : float
+        Å.
+    label : str, optional
+        Text label of the header.
+
+    Yields
+    ------
+    array of float32, shape (Z, Y, X)
+        Zeros at first.
+
+    Raises
+    ------
+    InputError
+        If the place cannot be written, the disk is too full, or the voxels end up not finite.
+    """
+    header = words.new_header(stack=False)
+    words.set_geometry(header, shape, voxel_size)
+    words.set_float32(header)
+    words.append_label(header, label)
+    with atomic_path(path) as partial:
+        with open(partial, "wb") as file:
+            file.write(header.tobytes())
+            size = words.HEADER_BYTES + 4 * math.prod(shape)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error now, not a crash later
+            else:
+                file.truncate(size)
+        voxels = np.memmap(partial, "<f4", "r+", words.HEADER_BYTES, shape)
+        yield voxels
+        words.set_statistics(header, voxels)
+        if not math.isfinite(float(header["dmean"])):
+            raise InputError(f"the result for {Path(path)} is not finite; nothing is written")
+        voxels.flush()
+        with open(partial, "r+b") as file:
+            file.write(header.tobytes())
+
+
+def release_pages(voxels: NDArray[Any]) -> None:
+    """Let go of the memory of a mapped volume; what was written stays in the file."""
+    mapping = getattr(voxels, "_mmap", None)
+    if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapping.madvise(mmap.MADV_DONTNEED)
