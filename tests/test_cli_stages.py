@@ -21,6 +21,7 @@ def given(tmp_path):
     volume = rng.normal(size=(PAIR_SIDE,) * 3)
     write_volume(tmp_path / "density.mrc", volume, voxel_size=10)
     write_volume(tmp_path / "stack.mrc", volume[:3], voxel_size=4, stack=True)
+    write_volume(tmp_path / "wide.mrc", volume[:3].repeat(2, 2), voxel_size=4, stack=True)
     write_volume(tmp_path / "sizeless.mrc", volume, voxel_size=0)
     write_tilt_angles(tmp_path / "three.tlt", np.array([-40, 0, 40]))
     write_tilt_angles(tmp_path / "two.tlt", np.array([-40, 40]))
@@ -42,6 +43,12 @@ def write_pair(folder, tomogram, density):
 ATOM = "ATOM      1 {:<4} ALA A   1      11.104   6.134  -6.504  1.00  0.00          {:>2}\n"
 TEXTS = {
     "steep.tlt": "-95\n0\n40\n",
+    "two.xf": "1 0 0 1 0 0\n" * 2,
+    "far.aln": "# SEC ROT\n" + "".join(f"{n} 0 1 0 0 1 1 1 0 {n}\n" for n in (0, 3, 7)),
+    "other.aln": "# SEC ROT\n" + "".join(f"{n} 0 1 0 0 1 1 1 0 {n}\n" for n in (0, 1, 2)),
+    "two.defocus": "1 1 0 0 3000 2\n2 2 0 0 3000\n",
+    "two.dose": "0 3\n3 3\n",
+    "zero.dose": "0\n0\n0\n",
     "text.mrc": "no volume",
     "empty.pdb": "",
     "empty.cif": "",
@@ -150,8 +157,27 @@ REFUSED = {
         "--tilt-angles steep.tlt": ("steep.tlt", "outside ±90"),
         "--tilt-angles no.tlt": ("no.tlt", "does not exist"),
         "--thickness 0": ("--thickness must be at least 1",),
-        "--method sart": ("unknown method 'sart'",),
-        "--pixel-size 0": ("--pixel-size must be a positive",),
+        "--method art": ("method", "'wbp', 'sirt' or 'sart'"),
+        "--pixel-size 0": ("pixel_size", "greater than 0"),
+        "--iterations 0 --method sirt": ("iterations", "greater than or equal to 1"),
+        "--bin 0.5": ("bin", "greater than or equal to 1"),
+        "--bin 4": ("binning by 4 leaves",),
+        "--tilt-offset 60": ("--tilt-offset 60", "±90"),
+        "--memory-limit 0.01": ("--memory-limit 0.01 GiB is too small", "the least that works is"),
+        "--alignment no.xf": ("no.xf", "does not exist"),
+        "--alignment two.xf": ("two.xf aligns 2 images", "stack.mrc has 3"),
+        "--alignment three.tlt": ("three.tlt", "line 1 does not fit", "six numbers"),
+        "--alignment far.aln": ("far.aln speaks of image 8", "stack.mrc has 3"),
+        "--alignment other.aln": ("three.tlt and other.aln do not belong together",),
+        "--correct-ctf two.defocus": ("two.defocus has 2 rows", "stack.mrc has 3"),
+        "--correct-ctf three.tlt": ("three.tlt", "does not fit"),
+        "--dose-weight two.tlt": ("two.tlt", "negative exposures"),
+        "--dose-weight two.dose": ("two.dose has 2 rows", "stack.mrc has 3"),
+        "--dose-weight zero.dose": ("zero.dose", "holds no exposure"),
+        "--deconvolve": ("--deconvolve needs the defocus",),
+        "--even stack.mrc": ("--even and --odd belong together",),
+        "--even wide.mrc --odd wide.mrc": ("wide.mrc has shape", "halves are of the same images"),
+        "--config misspelt-acquisition.yaml": ("misspelt-acquisition.yaml", "defocus:"),
         "--device tpu": ("unknown device 'tpu'",),
     },
     "reconstruct --tilt-angles three.tlt --thickness 16 -o out.mrc": {

@@ -422,7 +422,7 @@ def test_missing_or_binary_list_of_tilt_angles_is_refused(tmp_path):
 
 def test_mdoc_without_sections_is_refused(tmp_path):
     (tmp_path / "a.mdoc").write_text("nothing here")
-    with pytest.raises(InputError, match="not an mdoc file with ZValue and TiltAngle"):
+    with pytest.raises(InputError, match="not an mdoc file with sections that have ZValue, TiltAngle"):
         read_tilt_angles(tmp_path / "a.mdoc")
 
 

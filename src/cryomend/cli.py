@@ -135,22 +135,59 @@ def simulate(
 
 @app.command()
 def reconstruct(
-    stack: Annotated[Path, typer.Argument(help="aligned tilt series (MRC), tilt axis along Y")],
-    tilt_angles: Annotated[Path, typer.Option(help="list of angles (.tlt, .rawtlt, .mdoc)")],
-    thickness: Annotated[int, typer.Option(help="NZ, voxels")],
+    stack: Annotated[
+        Path, typer.Argument(help="tilt series (MRC), aligned with its axis along Y, or see --alignment")
+    ],
+    thickness: Annotated[int, typer.Option(help="NZ, voxels after binning")],
     output: Annotated[Path, typer.Option("-o", "--output", help="tomogram (MRC)")],
-    method: Annotated[str, typer.Option(help="wbp")] = "wbp",
+    tilt_angles: Annotated[
+        Path | None, typer.Option(help="list of angles (.tlt, .rawtlt, .mdoc); the .aln's if not given")
+    ] = None,
+    config: ConfigFile = None,
+    method: Annotated[str | None, typer.Option(help="wbp, sirt or sart")] = None,
+    iterations: Annotated[int | None, typer.Option(help="of sirt (10), sweeps of sart (2)")] = None,
+    weighting: Annotated[str | None, typer.Option(help="of wbp: ramp or exact")] = None,
+    alignment: Annotated[Path | None, typer.Option(help="IMOD .xf or AreTomo .aln")] = None,
+    correct_ctf: Annotated[
+        Path | None, typer.Option(help="CTFFIND, AreTomo, Gctf, RELION or IMOD defocus file: flips phases")
+    ] = None,
+    dose_weight: Annotated[
+        Path | None, typer.Option(help="exposures (list, .mdoc, RELION .star): weights frequencies")
+    ] = None,
+    even: Annotated[Path | None, typer.Option(help="stack of the even frames, reconstructed alike")] = None,
+    odd: Annotated[Path | None, typer.Option(help="stack of the odd frames")] = None,
+    deconvolve: Annotated[bool, typer.Option("--deconvolve", help="Wiener-like, as Warp and IsoNet")] = False,
+    defocus: Annotated[float | None, typer.Option(help="µm, for --deconvolve without --correct-ctf")] = None,
+    bin: Annotated[float | None, typer.Option(help="Fourier-crop the images by this factor")] = None,
+    tilt_offset: Annotated[float | None, typer.Option(help="degrees added to all tilts")] = None,
+    x_tilt: Annotated[float | None, typer.Option(help="degrees, as IMOD's XAXISTILT")] = None,
+    z_shift: Annotated[float | None, typer.Option(help="voxels by which the specimen moves up")] = None,
     pixel_size: Annotated[float | None, typer.Option(help="Å; replaces the header's")] = None,
+    memory_limit: Annotated[float | None, typer.Option(help="GiB for the whole process")] = None,
     device: Device = "auto",
 ) -> None:
-    """Reconstruct a tomogram from an aligned tilt series."""
+    """Reconstruct a tomogram from a tilt series."""
+    from cryomend.config import ReconstructionConfig, load_config
+    from cryomend.io import InputError
     from cryomend.reconstruction import reconstruct_file
     from cryomend.restoration.predict import choose_device
 
-    reconstruct_file(
-        stack, output, tilt_angles=tilt_angles, thickness=thickness, method=method, pixel_size=pixel_size,
-        device=choose_device(device),
+    if (even is None) != (odd is None):
+        raise InputError("--even and --odd belong together; give both stacks")
+    settings = load_config(
+        ReconstructionConfig, config, method=method, iterations=iterations, weighting=weighting,
+        defocus_um=defocus, bin=bin, tilt_offset=tilt_offset, x_tilt=x_tilt, z_shift=z_shift,
+        pixel_size=pixel_size, memory_limit=memory_limit,
     )  # fmt: skip
+    with _progress_bar("reconstructing") as show:
+        notes = reconstruct_file(
+            stack, output, thickness=thickness, config=settings, tilt_angles=tilt_angles,
+            alignment=alignment, ctf=correct_ctf, doses=dose_weight, deconvolve=deconvolve,
+            halves=None if even is None or odd is None else (even, odd), device=choose_device(device),
+            on_progress=show,
+        )  # fmt: skip
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
 
 
 @app.command()

@@ -18,6 +18,7 @@ __all__ = [
     "MembraneConfig",
     "NoiseConfig",
     "Recipe",
+    "ReconstructionConfig",
     "SimulationConfig",
     "SpecimenConfig",
     "StageConfig",
@@ -210,6 +211,48 @@ class AcquisitionConfig(StageConfig):
         if self.tilt_min[1] >= self.tilt_max[0]:
             raise ValueError(f"tilt_min {self.tilt_min} must lie below tilt_max {self.tilt_max}")
         return self
+
+
+class ReconstructionConfig(StageConfig):
+    """How an aligned (or to be aligned) tilt series becomes a tomogram."""
+
+    method: Literal["wbp", "sirt", "sart"] = Field("wbp", description="reconstruction")
+    weighting: Literal["ramp", "exact"] = Field(
+        "ramp", description="of wbp: ramp with angular weights, or exact for these angles and thickness"
+    )
+    cutoff: float = Field(0.5, gt=0, le=0.5, description="where the radial filter falls off, cycles/pixel")
+    falloff: float = Field(0.0, ge=0, description="standard deviation of that fall-off, cycles/pixel")
+    hamming_from: float | None = Field(
+        None, ge=0, lt=0.5, description="Hamming-like filter from this frequency on, cycles/pixel"
+    )
+    sirt_like_iterations: int = Field(0, ge=0, description="of wbp: filter that imitates so many of SIRT")
+    iterations: int | None = Field(None, ge=1, description="of sirt (10 if None) and sweeps of sart (2)")
+    relaxation: float | None = Field(None, gt=0, lt=2, description="step; 1 for sirt, 0.3 for sart if None")
+    subsets: int | None = Field(None, ge=1, description="of sart; as many as tilts if None")
+    tolerance: float | None = Field(
+        None, gt=0, lt=1, description="stop when the residual falls by less than this share in a sweep"
+    )
+    non_negative: bool = Field(False, description="of sirt and sart: clip below 0 (protein is dark here)")
+    tilt_offset: float = Field(0.0, ge=-90, le=90, description="added to all tilt angles, degrees")
+    x_tilt: float = Field(0.0, ge=-45, le=45, description="tilt about X, degrees, as IMOD's XAXISTILT")
+    z_shift: float = Field(0.0, description="the specimen is moved up by so many voxels")
+    axis_shift: float = Field(
+        0.0, description="tilt axis right of pixel n // 2; -0.5 for a stack that IMOD aligned"
+    )
+    bin: float = Field(1.0, ge=1, description="Fourier cropping of the images by this factor")
+    pixel_size: float | None = Field(None, gt=0, description="Å; replaces the header's")
+    voltage_kv: float = Field(300.0, gt=0, description="kV, unless the CTF file says")
+    spherical_aberration_mm: float = Field(2.7, ge=0, description="mm, unless the CTF file says")
+    amplitude_contrast: float = Field(0.07, ge=0, le=1, description="unless the CTF file says")
+    defocus_hand: Literal[1, -1] = Field(
+        1, description="-1: the left side is more underfocused at positive tilt (IMOD: InvertTiltAngles)"
+    )
+    defocus_um: float | None = Field(
+        None, description="for the deconvolution; that of the smallest tilt in the CTF file if None, µm"
+    )
+    snr_falloff: float = Field(1.0, gt=0, description="of the deconvolution, as in IsoNet and Warp")
+    deconvolution_strength: float = Field(1.0, gt=0, description="as in IsoNet and Warp")
+    memory_limit: float | None = Field(None, gt=0, description="GiB for the whole process")
 
 
 class SimulationConfig(StageConfig):

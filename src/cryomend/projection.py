@@ -149,7 +149,12 @@ def backproject(
 
 
 def interpolate_rays(
-    tilt_series: Tensor, tilt_angles: NDArray[Any], *, depth: int, centre_z: float | None = None
+    tilt_series: Tensor,
+    tilt_angles: NDArray[Any],
+    *,
+    depth: int,
+    centre_z: float | None = None,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Sum over all tilts what each voxel reads where it projects (linear interpolation).
 
@@ -161,6 +166,8 @@ def interpolate_rays(
     ----------
     tilt_series, tilt_angles, depth, centre_z
         As in `backproject`.
+    out : Tensor of float32, shape (Z, Y, X), optional
+        Where to put the result, a slab of a larger volume say.
 
     Returns
     -------
@@ -171,7 +178,7 @@ def interpolate_rays(
     ValueError
         If an angle lies outside [-90, 90] or the counts of angles and images differ.
     """
-    return _smear(tilt_series, tilt_angles, depth, centre_z, np.ones(len(tilt_angles)))
+    return _smear(tilt_series, tilt_angles, depth, centre_z, np.ones(len(tilt_angles)), out)
 
 
 def _smear(
@@ -180,6 +187,7 @@ def _smear(
     depth: int,
     centre_z: float | None,
     reach: NDArray[np.float64],
+    out: Tensor | None = None,
 ) -> Tensor:
     """Back-project with the weights that ``reach`` sets; see the module."""
     if len(tilt_series) != len(tilt_angles):
@@ -188,10 +196,11 @@ def _smear(
     _, height, width = tilt_series.shape
     centre = (depth // 2 if centre_z is None else centre_z, width // 2, width // 2)
     if tilt_series.device.type == "cpu":
-        volume = torch.empty(depth, height, width)
+        volume = torch.empty(depth, height, width) if out is None else out
         _smear_compiled(tilt_series.detach().float().numpy(), tilt_angles, reach, centre, volume.numpy())
         return volume
-    return _smear_gathered(tilt_series, tilt_angles, reach, centre, depth)
+    gathered = _smear_gathered(tilt_series, tilt_angles, reach, centre, depth)
+    return gathered if out is None else out.copy_(gathered)
 
 
 def _in_threads(work: Callable[[Any], None], items: Iterable[Any]) -> None:

@@ -5,16 +5,30 @@ user can get wrong about a file is raised here as :class:`InputError`, one line 
 and the next step. Outputs appear under their name only when complete.
 """
 
+from cryomend.io.alignment import Alignment, read_alignment
 from cryomend.io.angles import find_tilt_angles, read_tilt_angles, write_tilt_angles
+from cryomend.io.ctf import TiltDefocus, read_defocus
 from cryomend.io.description import describe_file
+from cryomend.io.dose import read_doses
 from cryomend.io.fetch import fetch_contour_level, fetch_structure, is_identifier
 from cryomend.io.labels import read_labels
-from cryomend.io.mrc import Volume, read_stack, read_volume, write_volume
+from cryomend.io.mrc import (
+    Volume,
+    mapped_volume,
+    open_stack,
+    read_image,
+    read_stack,
+    read_volume,
+    release_pages,
+    write_volume,
+)
 from cryomend.io.path import InputError, atomic_path, check_folder, check_writable, existing_file
 from cryomend.io.text import read_toml, write_json, write_text
 
 __all__ = [
+    "Alignment",
     "InputError",
+    "TiltDefocus",
     "Volume",
     "atomic_path",
     "check_folder",
@@ -25,11 +39,18 @@ __all__ = [
     "fetch_structure",
     "find_tilt_angles",
     "is_identifier",
+    "mapped_volume",
+    "open_stack",
+    "read_alignment",
+    "read_defocus",
+    "read_doses",
+    "read_image",
     "read_labels",
     "read_stack",
     "read_tilt_angles",
     "read_toml",
     "read_volume",
+    "release_pages",
     "write_json",
     "write_text",
     "write_tilt_angles",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cryomend.io.dose import read_mdoc_table
 from cryomend.io.path import InputError, atomic_path, existing_file, reason
 
 __all__ = ["find_tilt_angles", "read_tilt_angles", "write_tilt_angles"]
@@ -71,15 +71,8 @@ def _leading_number(words: list[str], place: str) -> float:
 
 def _mdoc_angles(name: Path) -> list[tuple[str, float]]:
     """Read (where, angle) from every section of an mdoc."""
-    import mdocfile  # brings pandas, which only this needs
-
-    logging.getLogger("mdocfile").setLevel(logging.ERROR)  # it warns of every field it does not know
-    try:
-        table = mdocfile.read(name).dropna(subset=["ZValue", "TiltAngle"])
-    except Exception as error:  # the library raises many kinds for files that are not mdoc
-        raise InputError(f"{name} is not an mdoc file with ZValue and TiltAngle sections") from error
-    pairs = sorted(zip(table["ZValue"], table["TiltAngle"], strict=True), key=lambda pair: int(pair[0]))
-    return [(f"ZValue {int(z)}", float(angle)) for z, angle in pairs]
+    rows = read_mdoc_table(name, needs=("TiltAngle",))
+    return [(f"ZValue {int(row['ZValue'])}", float(row["TiltAngle"])) for row in rows]
 
 
 def write_tilt_angles(path: str | os.PathLike[str], angles: NDArray[Any]) -> None:

@@ -7,6 +7,8 @@ IMOD's additions, https://bio3d.colorado.edu/imod/doc/mrc_format.txt.
 from __future__ import annotations
 
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from cryomend.io.path import InputError
 
 Header = NDArray[Any]  # zero-dimensional, of mrcfile's HEADER_DTYPE in either byte order
 
+_THREADS = min(4, os.cpu_count() or 1)
 HEADER_BYTES: int = HEADER_DTYPE.itemsize
 MODE_NAMES = {
     0: "8-bit integer",
@@ -174,10 +177,18 @@ def set_float32(header: Header) -> None:
 
 def set_statistics(header: Header, data: NDArray[np.float32]) -> None:
     """Set minimum, maximum, mean and standard deviation, in float64 and section by section."""
-    mean = float(np.mean([section.mean(dtype=np.float64) for section in data]))
-    variance = float(np.mean([np.square(section - mean, dtype=np.float64).mean() for section in data]))
-    header["dmin"], header["dmax"] = data.min(), data.max()
-    header["dmean"], header["rms"] = mean, math.sqrt(variance)
+    pivot = float(data[0].mean(dtype=np.float64))  # near the mean: squares about it lose no digits
+
+    def sums(section: NDArray[np.float32]) -> tuple[float, float, float, float]:
+        about = (section - pivot).astype(np.float64).ravel()
+        return float(section.min()), float(section.max()), float(about.sum()), float(about @ about)
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        low, high, first, second = zip(*pool.map(sums, data), strict=True)
+    mean = sum(first) / data.size
+    header["dmin"], header["dmax"] = min(low), max(high)
+    header["dmean"] = pivot + mean
+    header["rms"] = math.sqrt(max(sum(second) / data.size - mean**2, 0.0))
 
 
 def append_label(header: Header, label: str | None) -> None:

@@ -357,7 +357,6 @@ def mapped_volume(
         words.set_statistics(header, voxels)
         if not math.isfinite(float(header["dmean"])):
             raise InputError(f"the result for {Path(path)} is not finite; nothing is written")
-        voxels.flush()
         with open(partial, "r+b") as file:
             file.write(header.tobytes())
 

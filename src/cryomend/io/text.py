@@ -1,4 +1,4 @@
-"""JSON and TOML: results that other programs read, and small files that users write."""
+"""Lists of numbers, JSON and TOML: results that other programs read, and small files that users write."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import json
 import math
 import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cryomend.io.path import InputError, atomic_path, existing_file, reason
 
@@ -15,7 +20,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["read_toml", "write_json", "write_text"]
+__all__ = ["read_lines", "read_numbers", "read_toml", "write_json", "write_text"]
 
 
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:
@@ -27,6 +32,66 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file in UTF-8; it appears under its name when complete."""
     with atomic_path(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def read_lines(path: str | os.PathLike[str]) -> tuple[Path, list[str]]:
+    """Read the lines of a text file.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, unreadable or no text.
+    """
+    name = existing_file(path)
+    try:
+        return name, name.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise InputError(f"cannot read {name}: {reason(error)}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name} is not a text file; is it the right one?") from error
+
+
+def read_numbers(
+    name: Path, lines: Sequence[str], *, columns: Sequence[int], expected: str
+) -> NDArray[np.float64]:
+    """Take rows of finite numbers from lines of text; empty lines and those after ``#`` are skipped.
+
+    Parameters
+    ----------
+    name : Path
+        The file, for the message.
+    lines : sequence of str
+        Its lines.
+    columns : sequence of int
+        Numbers a line that are accepted; all lines have as many as the first.
+    expected : str
+        What should be there, for the message.
+
+    Returns
+    -------
+    array of float64, shape (rows, columns)
+
+    Raises
+    ------
+    InputError
+        If a line holds anything else, or nothing is there.
+    """
+    rows: list[list[float]] = []
+    for number, line in enumerate(lines, start=1):
+        words = line.split("#")[0].split()
+        if not words:
+            continue
+        try:
+            values = [float(word) for word in words]
+        except ValueError:
+            values = []
+        allowed = [len(rows[0])] if rows else columns
+        if len(values) not in allowed or not all(math.isfinite(value) for value in values):
+            raise InputError(f"{name}: line {number} does not fit; expected {expected}")
+        rows.append(values)
+    if not rows:
+        raise InputError(f"{name} holds no numbers; expected {expected}")
+    return np.array(rows)
 
 
 def _plain(obj: Any) -> Any:

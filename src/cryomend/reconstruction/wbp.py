@@ -12,59 +12,9 @@ from torch import Tensor
 
 from cryomend.geometry import angular_weights
 from cryomend.projection import interpolate_rays
+from cryomend.reconstruction.weighting import exact_weights, ramp_filter
 
-__all__ = ["ramp_filter", "reconstruct_wbp"]
-
-_SIRT_STEP = 1 / 1024  # cycles per pixel; sets what one iteration means
-
-
-def ramp_filter(
-    width: int,
-    *,
-    cutoff: float = 0.5,
-    falloff: float = 0.0,
-    sirt_iterations: int = 0,
-    device: torch.device | str | None = None,
-) -> Tensor:
-    """Radial weight of weighted back-projection, exact at low frequency.
-
-    The Fourier transform of the sampled ramp kernel of Kak & Slaney (Principles of Computerized
-    Tomographic Imaging, eq. 61), which keeps the mean right where ``|k|`` on the grid would not.
-
-    Parameters
-    ----------
-    width : int
-        Length of the (padded) rows.
-    cutoff : float
-        Frequency in cycles per pixel where the roll-off begins.
-    falloff : float
-        Standard deviation of the Gaussian roll-off beyond ``cutoff``; 0 cuts sharply.
-    sirt_iterations : int
-        If positive, the weight that imitates so many SIRT iterations,
-        ``1 - (1 - w)^n`` times the ramp with ``w = a / k``: each Fourier component of a Landweber
-        iteration approaches its end in proportion to the eigenvalue of projection and
-        back-projection, which falls as 1/k. ``a`` is 1/1024 cycles per pixel.
-    device : torch.device or str, optional
-        Where the result is made.
-
-    Returns
-    -------
-    Tensor of float32, shape (width // 2 + 1,)
-        ``|k|`` in cycles per pixel, up to the roll-off.
-    """
-    n = torch.fft.fftfreq(width, d=1 / width, device=device)
-    kernel = torch.where(
-        n.long() % 2 != 0, -1 / (math.pi * n.clamp(min=1e-9).where(n > 0, n.abs().clamp(min=1e-9))) ** 2, 0.0
-    )
-    kernel[0] = 0.25
-    ramp = torch.fft.rfft(kernel).real
-    k = torch.fft.rfftfreq(width, device=device)
-    if sirt_iterations > 0:
-        share = 1 - (1 - (_SIRT_STEP / k.clamp(min=1e-9)).clamp(max=1)) ** sirt_iterations
-        ramp = ramp * share
-    beyond = (k - cutoff).clamp(min=0)
-    roll = torch.exp(-((beyond / falloff) ** 2) / 2) if falloff > 0 else (beyond <= 1e-9).float()
-    return ramp * roll
+__all__ = ["radial_weights", "reconstruct_wbp", "weight_rows"]
 
 
 def reconstruct_wbp(
@@ -74,7 +24,10 @@ def reconstruct_wbp(
     thickness: int,
     cutoff: float = 0.5,
     falloff: float = 0.0,
+    hamming_from: float | None = None,
     sirt_iterations: int = 0,
+    weighting: str = "ramp",
+    centre_z: float | None = None,
 ) -> Tensor:
     """Reconstruct a tomogram by weighted back-projection.
 
@@ -88,8 +41,12 @@ def reconstruct_wbp(
         Degrees.
     thickness : int
         Voxels of the tomogram along Z.
-    cutoff, falloff, sirt_iterations
+    cutoff, falloff, hamming_from, sirt_iterations
         As in `ramp_filter`.
+    weighting : str
+        ``ramp``, with each tilt's share of the angular range, or ``exact`` for these angles and thickness.
+    centre_z : float, optional
+        Plane of the rotation centre; ``thickness // 2`` if None.
 
     Returns
     -------
@@ -107,12 +64,64 @@ def reconstruct_wbp(
         raise ValueError(f"thickness must be at least 1 voxel, got {thickness}")
     if tilt_series.shape[0] != len(tilt_angles):
         raise ValueError(f"{tilt_series.shape[0]} images but {len(tilt_angles)} tilt angles")
-    width = tilt_series.shape[2]
-    padded = 2 ** math.ceil(math.log2(2 * width))
-    weight = ramp_filter(
-        padded, cutoff=cutoff, falloff=falloff, sirt_iterations=sirt_iterations, device=tilt_series.device
+    weights = radial_weights(
+        tilt_angles,
+        tilt_series.shape[2],
+        cutoff=cutoff,
+        falloff=falloff,
+        hamming_from=hamming_from,
+        sirt_iterations=sirt_iterations,
+        thickness=thickness if weighting == "exact" else None,
+        device=tilt_series.device,
     )
-    share = torch.as_tensor(angular_weights(np.asarray(tilt_angles)), device=tilt_series.device).float()
     centred = tilt_series - tilt_series.mean(dim=(1, 2), keepdim=True)
-    rows = torch.fft.irfft(torch.fft.rfft(centred, n=padded, dim=2) * weight, n=padded, dim=2)[:, :, :width]
-    return interpolate_rays(rows * share[:, None, None], tilt_angles, depth=thickness)
+    return interpolate_rays(weight_rows(centred, weights), tilt_angles, depth=thickness, centre_z=centre_z)
+
+
+def radial_weights(
+    tilt_angles: NDArray[Any],
+    width: int,
+    *,
+    cutoff: float = 0.5,
+    falloff: float = 0.0,
+    hamming_from: float | None = None,
+    sirt_iterations: int = 0,
+    thickness: float | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Weight of every tilt at every frequency of rows padded to twice their length or more.
+
+    Parameters
+    ----------
+    tilt_angles : array, shape (tilt,)
+        Degrees.
+    width : int
+        Pixels of a row.
+    cutoff, falloff, hamming_from, sirt_iterations
+        As in `ramp_filter`.
+    thickness : float, optional
+        Exact weights for a slab of so many pixels instead of ramp and angular weights.
+    device : torch.device or str, optional
+        Where the result is made.
+
+    Returns
+    -------
+    Tensor of float32, shape (tilt, k)
+    """
+    padded = 2 ** math.ceil(math.log2(2 * width))
+    ramp = ramp_filter(
+        padded, cutoff=cutoff, falloff=falloff, hamming_from=hamming_from, sirt_iterations=sirt_iterations,
+        device=device,
+    )  # fmt: skip
+    if thickness is None:
+        share = torch.as_tensor(angular_weights(np.asarray(tilt_angles)), device=device).float()
+        return ramp * share[:, None]
+    plain = ramp_filter(padded, device=device)
+    return exact_weights(tilt_angles, padded, thickness=thickness, device=device) * (ramp / plain)
+
+
+def weight_rows(images: Tensor, weights: Tensor) -> Tensor:
+    """Filter every row of every image (tilt, Y, X) by the weight (tilt, k) of its tilt."""
+    width, padded = images.shape[2], 2 * (weights.shape[1] - 1)
+    spectrum = torch.fft.rfft(images, n=padded, dim=2) * weights[:, None]
+    return torch.fft.irfft(spectrum, n=padded, dim=2)[:, :, :width]
