@@ -6,7 +6,7 @@ import torch
 
 from cryomend.geometry import angular_weights
 from cryomend.projection import interpolate_rays, project_density
-from cryomend.reconstruction import exact_weights, ramp_filter
+from cryomend.reconstruction import exact_weights, ramp_filter, reconstruct_wbp
 from cryomend.reconstruction.wbp import weight_rows
 
 
@@ -85,6 +85,12 @@ def test_irregular_angles_reconstruct_better_than_by_the_ramp_alone_and_noise_we
     assert agreement(images, exact) > agreement(images, plain) + 0.05
     assert agreement(images, exact) > agreement(images, shares) - 0.01
     assert agreement(noisy, exact) > agreement(noisy, shares) + 0.03
+    centred = images - images.mean(dim=(1, 2), keepdim=True)
+    torch.testing.assert_close(
+        reconstruct_wbp(images, angles, thickness=depth, weighting="exact"),
+        interpolate_rays(weight_rows(centred, exact), angles, depth=depth),
+        atol=1e-5, rtol=1e-4,
+    )  # fmt: skip
 
 
 def _draw_blobs(depth, width):

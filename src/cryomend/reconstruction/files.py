@@ -22,6 +22,7 @@ from cryomend.io import (
     release_pages,
 )
 from cryomend.projection import interpolate_rays
+from cryomend.ray_kernels import BLOCK
 from cryomend.reconstruction.deconvolve import deconvolve_tomogram
 from cryomend.reconstruction.iterate import reconstruct_sart, reconstruct_sirt
 from cryomend.reconstruction.prepare import Preparation, plan_preparation
@@ -107,7 +108,7 @@ def reconstruct_file(
         raise InputError(f"--tilt-offset {config.tilt_offset:g} moves tilt angles beyond ±90 degrees")
     defocus = _defocus_to_deconvolve(plan, config) if deconvolve else None
     slabs = plan_slabs(
-        (thickness, *plan.shape),
+        (_depth_in_work(thickness, plan.shape[0], config), *plan.shape),
         tilts=len(plan.sections),
         iterative=config.method != "wbp",
         memory_limit=config.memory_limit,
@@ -136,6 +137,21 @@ def reconstruct_file(
                 ).numpy()
     on_progress(1.0, "written")
     return _notes(plan, len(stacks[0].data))
+
+
+def _depth_in_work(thickness: int, height: int, config: ReconstructionConfig) -> int:
+    """Planes that are held for each row: with a tilt about X, those of the untilted frame as well."""
+    if config.x_tilt == 0:
+        return thickness
+    slab = cut_tilted_slab(
+        (0, min(height, BLOCK)),
+        height=height,
+        thickness=thickness,
+        centre_z=thickness // 2 + config.z_shift,
+        x_tilt=config.x_tilt,
+        whole_depth=config.method != "wbp",
+    )
+    return thickness + slab.depth
 
 
 def _outputs_of(output: Path, halves: tuple[Path, Path] | None) -> list[Path]:
@@ -237,7 +253,7 @@ def _reconstruct_slab(
             slab_of_volume.copy_(_solve(part, tilt_angles, thickness, centre_z, config))
         return
     place = {"height": height, "thickness": thickness, "centre_z": centre_z, "x_tilt": config.x_tilt}
-    slab = cut_tilted_slab(rows, **place)
+    slab = cut_tilted_slab(rows, **place, whole_depth=config.method != "wbp")
     part = torch.from_numpy(images[:, slab.first_row : slab.last_row]).to(device)
     source = _solve(part, tilt_angles, slab.depth, slab.centre_z, config)
     slab_of_volume.copy_(resample_tilted(source, slab, rows=rows, **place))

@@ -163,7 +163,7 @@ def _iterate(
             weighted = residual * rows
             left += float(residual.mul_(weighted).sum(dtype=torch.float64))
             step = backproject(weighted, angles[group], depth=depth, centre_z=centre_z)
-            volume += step.mul_(columns).mul_(relaxation)
+            volume.addcmul_(step, columns, value=relaxation)
             if non_negative:
                 volume.clamp_(min=0)
         on_sweep(sweep, math.sqrt(left))

@@ -105,7 +105,7 @@ def exact_weights(
     tilt_angles : array, shape (tilt,)
         Degrees.
     width : int
-        Length of the (padded) rows.
+        Length of the padded rows, at least twice that of the images.
     thickness : float
         Of the specimen, pixels.
     device : torch.device or str, optional
@@ -135,7 +135,8 @@ def exact_weights(
     angles = torch.as_tensor(np.radians(np.asarray(tilt_angles, dtype=np.float64)), device=device)
     k = torch.fft.rfftfreq(width, dtype=torch.float64, device=device)
     weights = torch.empty(len(angles), len(k), device=device)
-    longest = width / angles.sin().abs().clamp(min=1e-9)  # near 90 degrees the row ends before the slab
+    # near 90 degrees the images end before the slab does; they fill half of the padded rows at most
+    longest = width / 2 / angles.sin().abs().clamp(min=1e-9)
     length = torch.minimum(thickness / angles.cos().abs().clamp(min=1e-9), longest)
     for i, angle in enumerate(angles):
         apart = torch.sin(angle - angles).abs()

@@ -32,7 +32,13 @@ class TiltedSlab:
 
 
 def cut_tilted_slab(
-    rows: tuple[int, int], *, height: int, thickness: int, centre_z: float, x_tilt: float
+    rows: tuple[int, int],
+    *,
+    height: int,
+    thickness: int,
+    centre_z: float,
+    x_tilt: float,
+    whole_depth: bool = False,
 ) -> TiltedSlab:
     """Say which part of the untilted frame holds the rows ``rows[0]`` to ``rows[1] - 1`` of a tomogram.
 
@@ -46,8 +52,13 @@ def cut_tilted_slab(
         Plane of the tomogram at the rotation centre.
     x_tilt : float
         Degrees.
+    whole_depth : bool
+        Take the planes that all rows need: what an iterative method finds depends on the volume that
+        it may fill, which must not depend on the slabs.
     """
     y, z = _corners(rows, height, thickness, centre_z, x_tilt)
+    if whole_depth:
+        _, z = _corners((0, height), height, thickness, centre_z, x_tilt)
     first = max(0, math.floor(min(y)) - _MARGIN + height // 2)
     last = min(height, math.ceil(max(y)) + _MARGIN + 1 + height // 2)
     lowest = math.floor(min(z)) - _MARGIN
