@@ -85,11 +85,16 @@ def acquire(
     tilt_range: Annotated[
         tuple[float, float, float] | None, typer.Option(help="MIN MAX STEP, degrees")
     ] = None,
+    scheme: Annotated[
+        str | None, typer.Option(help="order: dose-symmetric, bidirectional or continuous")
+    ] = None,
+    mdoc: Annotated[Path | None, typer.Option(help="take exposures and order from this recording")] = None,
     config: ConfigFile = None,
     snr: Annotated[
         float | None, typer.Option(help="signal over noise power instead of counting noise")
     ] = None,
     fluence: Annotated[float | None, typer.Option(help="e⁻/Å² over the whole series")] = None,
+    halves: Annotated[bool, typer.Option(help="write the even and odd frames too")] = True,
     voxel_size: Annotated[float | None, typer.Option(help="Å; replaces the header's")] = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -100,13 +105,20 @@ def acquire(
     from cryomend.restoration.predict import choose_device
 
     dose = None if fluence is None else (fluence, fluence)
-    settings = load_config(AcquisitionConfig, config, snr=snr, fluence=dose)
+    settings = load_config(AcquisitionConfig, config, snr=snr, fluence=dose, scheme=scheme)
     angles = choose_angles(tilt_angles, tilt_range)
-    stack = acquire_file(
-        density, output, config=settings, tilt_angles=angles, seed=seed, voxel_size=voxel_size,
-        device=choose_device(device),
-    )  # fmt: skip
-    typer.echo(f"wrote {stack}", err=True)
+    with _progress_bar("recording") as show:
+        notes = acquire_file(
+            density, output, config=settings, tilt_angles=angles, seed=seed, mdoc=mdoc, halves=halves,
+            voxel_size=voxel_size, device=choose_device(device), on_progress=show,
+        )  # fmt: skip
+    _print_notes([*notes, f"wrote {output / 'tilt_series.mrc'}"])
+
+
+def _print_notes(notes: list[str]) -> None:
+    """Say on stderr what the user should know."""
+    for note in notes:
+        typer.echo(note, err=True)
 
 
 @app.command()
@@ -156,7 +168,9 @@ def reconstruct(
     ] = None,
     even: Annotated[Path | None, typer.Option(help="stack of the even frames, reconstructed alike")] = None,
     odd: Annotated[Path | None, typer.Option(help="stack of the odd frames")] = None,
-    deconvolve: Annotated[bool, typer.Option("--deconvolve", help="Wiener-like, as Warp and IsoNet")] = False,
+    deconvolve: Annotated[
+        bool, typer.Option("--deconvolve", help="Wiener-like, as tom_deconv and IsoNet")
+    ] = False,
     defocus: Annotated[float | None, typer.Option(help="µm, for --deconvolve without --correct-ctf")] = None,
     bin: Annotated[float | None, typer.Option(help="Fourier-crop the images by this factor")] = None,
     tilt_offset: Annotated[float | None, typer.Option(help="degrees added to all tilts")] = None,
@@ -168,26 +182,20 @@ def reconstruct(
 ) -> None:
     """Reconstruct a tomogram from a tilt series."""
     from cryomend.config import ReconstructionConfig, load_config
-    from cryomend.io import InputError
     from cryomend.reconstruction import reconstruct_file
     from cryomend.restoration.predict import choose_device
 
-    if (even is None) != (odd is None):
-        raise InputError("--even and --odd belong together; give both stacks")
     settings = load_config(
         ReconstructionConfig, config, method=method, iterations=iterations, weighting=weighting,
         defocus_um=defocus, bin=bin, tilt_offset=tilt_offset, x_tilt=x_tilt, z_shift=z_shift,
         pixel_size=pixel_size, memory_limit=memory_limit,
     )  # fmt: skip
     with _progress_bar("reconstructing") as show:
-        notes = reconstruct_file(
-            stack, output, thickness=thickness, config=settings, tilt_angles=tilt_angles,
+        _print_notes(reconstruct_file(
+            stack, output, thickness=thickness, config=settings, tilt_angles=tilt_angles, even=even, odd=odd,
             alignment=alignment, ctf=correct_ctf, doses=dose_weight, deconvolve=deconvolve,
-            halves=None if even is None or odd is None else (even, odd), device=choose_device(device),
-            on_progress=show,
-        )  # fmt: skip
-    for note in notes:
-        typer.echo(f"note: {note}", err=True)
+            device=choose_device(device), on_progress=show,
+        ))  # fmt: skip
 
 
 @app.command()

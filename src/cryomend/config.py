@@ -203,6 +203,49 @@ class AcquisitionConfig(StageConfig):
     mtf_nyquist: MtfRange = Field((0.4, 0.9), description="detector MTF at Nyquist")
     misalignment: NotNegativeRange = Field((0.0, 4.0), description="standard deviation of residual shifts, Å")
     radiation_damage: bool = Field(True, description="fade by the critical-exposure curve")
+    scheme: Literal["dose-symmetric", "bidirectional", "continuous"] = Field(
+        "dose-symmetric", description="order of recording"
+    )
+    scheme_start: float = Field(0.0, ge=-90, le=90, description="tilt at which the scheme starts, degrees")
+    scheme_group: int = Field(1, ge=1, description="tilts of one side in a row in the dose-symmetric scheme")
+    fluence_exponent: float = Field(
+        0.0, ge=0, description="n: fluence per tilt grows as 1/cos^n of the tilt, with the same total"
+    )
+    phase_shift: Range = Field((0.0, 0.0), description="of a phase plate, degrees")
+    astigmatism_um: NotNegativeRange = Field((0.0, 0.1), description="half difference of the defoci, µm")
+    focal_spread: NotNegativeRange = Field((40.0, 100.0), description="standard deviation of defocus, Å")
+    source_angle_mrad: NotNegativeRange = Field((0.005, 0.02), description="half-angle of the source, mrad")
+    defocus_hand: Literal[1, -1] = Field(1, description="sense of the defocus gradient; 1 is IMOD's")
+    beam_tilt_mrad: NotNegativeRange = Field((0.0, 0.0), description="off the optical axis, any azimuth")
+    x_tilt: Range = Field((0.0, 0.0), description="of the specimen about X, degrees")
+    tilt_axis_angle: Range = Field(
+        (0.0, 0.0),
+        description="of the axis in the images, from Y towards -X as IMOD counts, degrees",
+    )
+    rotation_error: NotNegativeRange = Field(
+        (0.0, 0.0), description="standard deviation of residual in-plane rotations, degrees"
+    )
+    magnification_error: NotNegativeRange = Field(
+        (0.0, 0.0), description="standard deviation of residual magnification, percent"
+    )
+    motion: NotNegativeRange = Field(
+        (0.0, 0.0), description="local sample motion at the end of the series, largest displacement, Å"
+    )
+    mtf: str | None = Field(
+        None, description="RELION star file of the detector's MTF, instead of mtf_nyquist"
+    )
+    detector_pixel: float | None = Field(
+        None, gt=0, description="Å of the detector's pixel that the MTF file speaks of; the simulated if None"
+    )
+    noise_power: Literal["mtf", "white"] = Field(
+        "mtf",
+        description="counting noise is blurred like the signal (DQE flat in frequency), or white (DQE falls "
+        "as MTF²)",
+    )
+    gain_error: NotNegativeRange = Field(
+        (0.0, 0.0), description="standard deviation of uncorrected gain, percent, the same in all images"
+    )
+    hot_pixels: NotNegativeRange = Field((0.0, 0.0), description="per million pixels, in the same places")
     phase_flip_share: float = Field(0.3, ge=0, le=1, description="chance that the series is phase-flipped")
     sirt_like_share: float = Field(0.2, ge=0, le=1, description="chance of a SIRT-like radial filter")
 
@@ -250,8 +293,12 @@ class ReconstructionConfig(StageConfig):
     defocus_um: float | None = Field(
         None, description="for the deconvolution; that of the smallest tilt in the CTF file if None, µm"
     )
-    snr_falloff: float = Field(1.0, gt=0, description="of the deconvolution, as in IsoNet and Warp")
-    deconvolution_strength: float = Field(1.0, gt=0, description="as in IsoNet and Warp")
+    snr_falloff: float = Field(1.0, gt=0, description="of the deconvolution, as in tom_deconv and IsoNet")
+    deconvolution_strength: float = Field(
+        1.0,
+        gt=0,
+        description="SNR starts at 10^(3 strength), as in tom_deconv; a third of IsoNet's",
+    )
     memory_limit: float | None = Field(None, gt=0, description="GiB for the whole process")
 
 

@@ -10,19 +10,26 @@ from torch import Tensor
 
 from cryomend.fourier import radial_frequency
 
-__all__ = ["Optics", "contrast_transfer", "electron_wavelength", "interaction_constant"]
+__all__ = ["Optics", "coma_phase", "contrast_transfer", "electron_wavelength", "interaction_constant"]
 
 _REST_ENERGY_KEV = 510.99895
 
 
 @dataclass(frozen=True)
 class Optics:
-    """Electron optics; ``phase_shift`` of a phase plate in degrees, the rest in the units of the names."""
+    """Electron optics.
+
+    ``phase_shift`` of a phase plate in degrees; ``focal_spread`` the standard deviation of the defocus
+    in Å, from energy spread, high tension and lens current; ``source_angle_mrad`` the half-angle of the
+    source, where its Gaussian has fallen to 1/e; the rest in the units of the names.
+    """
 
     voltage_kv: float = 300.0
     spherical_aberration_mm: float = 2.7
     amplitude_contrast: float = 0.07
     phase_shift: float = 0.0
+    focal_spread: float = 0.0
+    source_angle_mrad: float = 0.0
 
 
 def electron_wavelength(voltage_kv: float) -> float:
@@ -51,7 +58,7 @@ def contrast_transfer(
     astigmatism_angle: float = 0.0,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Contrast transfer function of an image, ``-sin γ``: negative at low frequency at underfocus.
+    """Contrast transfer function of an image, ``-E sin γ``: negative at low frequency at underfocus.
 
     Parameters
     ----------
@@ -83,7 +90,9 @@ def contrast_transfer(
     -----
     ``γ = π λ Δf(φ) k² - π/2 Cs λ³ k⁴ + phase shift + asin(amplitude contrast)`` with
     ``Δf(φ) = defocus + astigmatism cos 2(φ - angle)`` (Rohou & Grigorieff 2015,
-    doi:10.1016/j.jsb.2015.08.008).
+    doi:10.1016/j.jsb.2015.08.008). E holds the envelopes of partial coherence (Frank 1973; Kirkland, Advanced
+    Computing in Electron Microscopy): ``exp(-(π λ Δ k²)² / 2)`` with the focal spread Δ, and
+    ``exp(-(π α)² (Cs λ² k³ - Δf k)²)`` with the source's half-angle α.
     """
     if pixel_size <= 0:
         raise ValueError(f"pixel size must be positive, got {pixel_size:g} Å")
@@ -98,4 +107,51 @@ def contrast_transfer(
     gamma = math.pi * wavelength * defocus * k**2
     gamma = gamma - math.pi / 2 * optics.spherical_aberration_mm * 1e7 * wavelength**3 * k**4
     gamma = gamma + math.radians(optics.phase_shift) + math.asin(optics.amplitude_contrast)
-    return -torch.sin(gamma).float()
+    transfer = -torch.sin(gamma)
+    if optics.focal_spread:
+        transfer = transfer * torch.exp(-((math.pi * wavelength * optics.focal_spread * k**2) ** 2) / 2)
+    if optics.source_angle_mrad:
+        aberration = optics.spherical_aberration_mm * 1e7 * wavelength**2 * k**3
+        slope = math.pi * 1e-3 * optics.source_angle_mrad * (aberration - defocus * k)
+        transfer = transfer * torch.exp(-(slope**2))
+    return transfer.float()
+
+
+def coma_phase(
+    shape: tuple[int, int],
+    *,
+    pixel_size: float,
+    optics: Optics,
+    beam_tilt_mrad_xy: tuple[float, float],
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Fourier factor of the axial coma that a tilted beam brings in, ``exp(-2πi Cs λ² k² (k · β))``.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Image shape (Y, X).
+    pixel_size : float
+        Å.
+    optics : Optics
+        Voltage and aberration.
+    beam_tilt_mrad_xy : pair of float
+        β along X and Y; what lies at depth z' appears displaced by ``z' tan β``.
+    device : torch.device or str, optional
+        Where the result is made.
+
+    Returns
+    -------
+    Tensor of complex64, shape of ``rfft2``
+
+    Notes
+    -----
+    The odd third-order term of ``γ(k + β/λ)``; the linear one is an image shift, which alignment removes
+    (Zemlin et al. 1978, doi:10.1016/S0304-3991(78)80006-0).
+    """
+    ky = torch.fft.fftfreq(shape[0], device=device, dtype=torch.float64)[:, None] / pixel_size
+    kx = torch.fft.rfftfreq(shape[1], device=device, dtype=torch.float64)[None] / pixel_size
+    aberration = optics.spherical_aberration_mm * 1e7 * electron_wavelength(optics.voltage_kv) ** 2
+    along = 1e-3 * (kx * beam_tilt_mrad_xy[0] + ky * beam_tilt_mrad_xy[1])
+    phase = -2 * math.pi * aberration * (kx**2 + ky**2) * along
+    return torch.polar(torch.ones_like(phase), phase).to(torch.complex64)

@@ -108,6 +108,27 @@ def project_density(density: Tensor, tilt_angles: NDArray[Any], *, centre_z: flo
         If an angle lies outside [-90, 90].
     """
     _require_tilts(tilt_angles)
+    if density.requires_grad:
+        return _Projection.apply(density, tilt_angles, centre_z)  # type: ignore[no-untyped-call]
+    return _project(density, tilt_angles, centre_z)
+
+
+class _Projection(torch.autograd.Function):
+    """`project_density` whose derivative is its adjoint."""
+
+    @staticmethod
+    def forward(ctx: Any, density: Tensor, tilt_angles: NDArray[Any], centre_z: float | None) -> Tensor:
+        ctx.pose = (tilt_angles, density.shape[0], centre_z)
+        return _project(density, tilt_angles, centre_z)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        tilt_angles, depth, centre_z = ctx.pose
+        return backproject(gradient, tilt_angles, depth=depth, centre_z=centre_z), None, None
+
+
+def _project(density: Tensor, tilt_angles: NDArray[Any], centre_z: float | None) -> Tensor:
+    """Choose the compiled loops or the gathering."""
     depth, height, width = density.shape
     centre = (depth // 2 if centre_z is None else centre_z, width // 2, width // 2)
     if density.device.type == "cpu":

@@ -4,17 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from cryomend.acquisition.acquire import (
+from cryomend.acquisition.acquire import acquire_halves, acquire_tilt_series
+from cryomend.acquisition.exposure import (
     Exposure,
-    acquire_tilt_series,
     draw_exposure,
     draw_tilt_angles,
-)
-from cryomend.acquisition.exposure import (
-    detector_mtf,
-    dose_symmetric_order,
     thickness_transmission,
 )
+from cryomend.acquisition.placement import Placement
 from cryomend.config import AcquisitionConfig
 from cryomend.ctf import Optics, interaction_constant
 from cryomend.dose import radiation_damage
@@ -23,7 +20,7 @@ ANGLES = np.array([-40.0, 0, 40])
 
 
 def record(density, seed=0, **changes):
-    exposure = Exposure(Optics(), **{"misalignment": 0.0, **changes})
+    exposure = Exposure(Optics(), **changes)
     return acquire_tilt_series(
         density, ANGLES, pixel_size=10.0, exposure=exposure, generator=torch.Generator().manual_seed(seed)
     )
@@ -66,12 +63,66 @@ def test_noise_at_a_given_snr_measures_back_as_that_snr():
     np.testing.assert_allclose(measured, 0.25, rtol=0.02)
 
 
-def test_misalignment_moves_images_and_keeps_their_sum():
+def test_residual_shifts_move_images_by_what_is_recorded_and_keep_their_sum():
     density = torch.zeros(8, 64, 64)
     density[4, 30:34, 30:34] = 5
-    still, moved = (record(density, snr=1e12, misalignment=m, mtf_nyquist=1.0) for m in (0.0, 30.0))
+    moves = tuple(Placement(shift_xy=(float(i), -2.0 * i)) for i in (1, 2, 3))
+    still, moved = (record(density, snr=1e12, placements=p, mtf_nyquist=1.0) for p in ((), moves))
     torch.testing.assert_close(still.sum(dim=(1, 2)), moved.sum(dim=(1, 2)), rtol=1e-5, atol=0)
-    assert (still - moved).abs().max() > 0.2 * (still - still.mean()).abs().max()
+    for before, after, move in zip(still, moved, moves, strict=True):
+        x, y = (int(v) for v in move.shift_xy)
+        torch.testing.assert_close(before.roll((y, x), (0, 1)), after, rtol=1e-4, atol=0)
+
+
+def test_halves_add_up_are_independent_and_hold_half_of_the_electrons():
+    exposure = Exposure(Optics(), mtf_nyquist=1.0)
+    series = acquire_halves(
+        torch.zeros(8, 128, 128), ANGLES, pixel_size=10.0, exposure=exposure, generator=torch.Generator()
+    )
+    torch.testing.assert_close(series.even + series.odd, series.images)
+    even, odd = (h - h.mean(dim=(1, 2), keepdim=True) for h in (series.even, series.odd))
+    correlation = (even * odd).mean() / (even.std() * odd.std())
+    assert abs(correlation) < 4 / math.sqrt(even.numel())
+    np.testing.assert_allclose(series.even.var(dim=(1, 2)), series.even.mean(dim=(1, 2)), rtol=0.05)
+
+
+def test_gain_defects_and_hot_pixels_stand_still():
+    images = record(torch.zeros(8, 128, 128), fluence=3e5, gain_error=0.05, hot_pixels=500, mtf_nyquist=1.0)
+    ratio = images / images.median()
+    hot = ratio[0] > 5
+    assert 0 < hot.sum() < 40
+    assert all(torch.equal(hot, r / r.median() > 5) for r in ratio)
+    first, last = (r[~hot] / r[~hot].mean() - 1 for r in (images[0], images[2]))
+    assert first.std() == pytest.approx(0.05, rel=0.1)
+    assert torch.corrcoef(torch.stack([first, last]))[0, 1] > 0.95
+
+
+def test_white_counting_noise_stays_white_and_blurred_noise_falls_as_the_mtf():
+    powers = {}
+    for kind in ("white", "mtf"):
+        images = record(torch.zeros(8, 128, 128), mtf_nyquist=0.3, noise_power=kind)
+        power = torch.fft.rfft2(images - images.mean(dim=(1, 2), keepdim=True)).abs().square().mean(0)
+        powers[kind] = float(power[60:68, :8].mean() / power[2:8, 2:8].mean())
+    assert powers["white"] == pytest.approx(1, abs=0.25)
+    assert powers["mtf"] == pytest.approx(0.3**2, rel=0.4)
+
+
+def test_high_tilts_are_darker_and_noisier_in_thick_ice():
+    images = record(torch.zeros(8, 128, 128), thickness=2000, mtf_nyquist=1.0)
+    mean, noise = images.mean(dim=(1, 2)), images.std(dim=(1, 2)) / images.mean(dim=(1, 2))
+    assert mean[0] < mean[1] > mean[2]
+    assert noise[0] > noise[1] < noise[2]
+
+
+def test_local_motion_grows_with_the_exposure():
+    density = torch.zeros(8, 64, 64)
+    density[4, ::8, ::8] = 20
+    pattern = tuple(np.random.default_rng(0).normal(size=10).tolist())
+    still, moved = (
+        record(density, snr=1e12, motion=m, motion_field=pattern, mtf_nyquist=1.0) for m in (1e-6, 30.0)
+    )
+    change = [(a - b).std() / a.std() for a, b in zip(still, moved, strict=True)]
+    assert change[1] < change[2] < change[0]  # dose-symmetric: 0, +40, -40 degrees
 
 
 def test_damage_is_one_at_the_origin_and_halves_by_the_critical_exposure():
@@ -81,18 +132,10 @@ def test_damage_is_one_at_the_origin_and_halves_by_the_critical_exposure():
     assert damage[-1].item() == pytest.approx(math.exp(-1), rel=1e-5)  # Nyquist is 1/20 per Å
 
 
-def test_transmission_and_mtf_have_their_closed_forms():
+def test_transmission_has_its_closed_form():
     np.testing.assert_allclose(
         thickness_transmission(np.array([0.0, 60]), thickness=1000, mean_free_path=2000), np.exp([-0.5, -1.0])
     )
-    assert detector_mtf((1, 64), at_nyquist=0.4)[0, -1].item() == pytest.approx(0.4)
-    with pytest.raises(ValueError, match="MTF"):
-        detector_mtf((4, 4), at_nyquist=0.0)
-
-
-def test_dose_symmetric_order_starts_at_zero_and_grows_outwards():
-    place = dose_symmetric_order(np.array([-6.0, -3, 0, 3, 6]))
-    assert list(place) == [4, 2, 0, 1, 3]
 
 
 def test_draws_stay_in_their_ranges():
@@ -102,4 +145,6 @@ def test_draws_stay_in_their_ranges():
         angles = draw_tilt_angles(config, rng)
         assert -60.5 <= angles[0] <= -47.5
         assert 45 <= angles[-1] <= 60.5
-        assert 2 <= draw_exposure(config, rng, thickness=900).defocus_um <= 6
+        exposure = draw_exposure(config, rng, thickness=900, tilts=len(angles), pixel_size=10.0)
+        assert 2 <= exposure.defocus_um <= 6
+        assert len(exposure.placements) == len(exposure.record()["placements"]) == len(angles)

@@ -83,3 +83,30 @@ def test_dose_weights_are_the_amplitudes_that_grant_and_grigorieff_leave():
     assert spectrum[0, 0].item() == pytest.approx(1, abs=1e-4)
     with pytest.raises(ValueError, match="1 images but 2"):
         dose_weight(image, np.zeros(2), np.zeros(2), pixel_size=4.0)
+
+
+@pytest.mark.parametrize("size", [40, 41])
+def test_an_alignment_and_its_inverse_give_back_what_lies_inside(size):
+    angle = math.radians(-31)
+    matrix = 1.03 * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    image, shift = bead((size, size), 17.3, 22.8, 3.0), np.array([1.7, -2.2])
+    there = align_images(image, matrix[None], shift[None], output_shape=(64, 64))
+    # the output is centred on pixel n // 2, the input on (n - 1) / 2
+    inverse, half = np.linalg.inv(matrix), np.full(2, 0.5)
+    back_shift = -inverse @ (shift + half) - np.full(2, 0.5 if size % 2 == 0 else 0.0)
+    back = align_images(there, inverse[None], back_shift[None], output_shape=(size, size))
+    assert (back - image).abs()[:, 6:-6, 6:-6].max() < 0.02
+
+
+@pytest.mark.parametrize("size", [32, 33])
+def test_a_quarter_turn_moves_pixels_without_blur(size):
+    """X' = -Y, Y' = X: what stood right of the middle stands above it (larger Y)."""
+    image = torch.randn(1, size, size, generator=torch.Generator().manual_seed(0))
+    shift = np.full((1, 2), -0.5 if size % 2 == 0 else 0.0)  # from the middle to pixel n // 2 and back
+    turned = align_images(image, np.array([[[0.0, -1], [1, 0]]]), shift, output_shape=(size, size))
+    torch.testing.assert_close(turned[0], torch.rot90(image[0], -1), atol=1e-4, rtol=1e-4)
+
+
+def test_counts_that_differ_are_refused():
+    with pytest.raises(ValueError, match="2 images but 1 matrices"):
+        align_images(torch.ones(2, 16, 16), IDENTITY, np.zeros((2, 2)), output_shape=(16, 16))

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from cryomend.ctf import Optics, contrast_transfer
-from cryomend.reconstruction.ctf_correction import correct_phase
+from cryomend.fourier import radial_frequency
+from cryomend.reconstruction.ctf_correction import _strips, correct_phase
 
 SHAPE, PIXEL, OPTICS = (128, 512), 4.0, Optics(300, 2.7, 0.07)
 
@@ -61,3 +62,38 @@ def test_counts_that_differ_are_refused():
             torch.ones(1, 16, 16), np.zeros(2), pixel_size=4.0, defocus_um=np.ones(1), optics=OPTICS,
             astigmatism_um=np.zeros(1), astigmatism_angle=np.zeros(1), phase_shift=np.zeros(1),
         )  # fmt: skip
+
+
+def band_agreement(corrected, truth, columns, bands=8):
+    """Correlation with the truth in rings of frequency up to Nyquist, within some columns."""
+    window = torch.hann_window(columns.stop - columns.start)
+    a, b = (torch.fft.rfft2(image[:, columns] * window) for image in (-corrected, truth))
+    k = radial_frequency((len(a), len(window)), half=True)
+    ring = (2 * bands * k).long()
+    cross, power_a, power_b = (
+        torch.stack([values[ring == n].sum() for n in range(bands)])
+        for values in ((a * b.conj()).real, a.abs().square(), b.abs().square())
+    )
+    return cross / (power_a * power_b).sqrt()
+
+
+@pytest.mark.parametrize("angle", [-60.0, 60.0])
+def test_transfer_is_positive_in_every_band_at_both_edges_where_one_flip_reverses_some(angle):
+    shape, defocus = (64, 1024), 2.5
+    truth = torch.randn(shape, generator=torch.Generator().manual_seed(2))
+    spectrum, image = torch.fft.rfft2(truth), torch.empty(shape)
+    for x in range(0, shape[1], 4):
+        local = defocus + 1e-4 * (x + 1.5 - shape[1] // 2) * PIXEL * math.tan(math.radians(angle))
+        ctf = contrast_transfer(
+            shape, pixel_size=PIXEL, defocus_um=local, optics=OPTICS, astigmatism_um=0.1, astigmatism_angle=30
+        )
+        image[:, x : x + 4] = torch.fft.irfft2(spectrum * ctf, s=shape)[:, x : x + 4]
+    for columns in (slice(32, 160), slice(864, 992)):
+        assert band_agreement(correct(image, angle, defocus), truth, columns).min() > 0.6
+        assert band_agreement(correct(image, 0.0, defocus), truth, columns).min() < -0.2
+
+
+def test_shares_of_the_strips_add_up_to_one_in_every_column():
+    for width, slope in ((100, 0.0), (101, 0.4), (512, -3.0)):
+        shares = sum(share for _, share in _strips(width, slope, 4.0, 300.0))
+        torch.testing.assert_close(shares, torch.ones(width))

@@ -30,7 +30,7 @@ def series(tmp_path):
 
 
 def reconstruct(folder, name="tomogram.mrc", **options):
-    known = ("alignment", "ctf", "doses", "halves", "deconvolve", "stack", "tilt_angles")
+    known = ("alignment", "ctf", "doses", "even", "odd", "deconvolve", "stack", "tilt_angles")
     paths = {key: options.pop(key) for key in known if key in options}
     notes = reconstruct_file(
         paths.pop("stack", folder / "stack.mrc"),
@@ -93,7 +93,7 @@ def test_halves_are_reconstructed_alike_and_add_up_to_the_whole(series):
     for name, data in (("whole", even + odd), ("even", even), ("odd", odd)):
         write_volume(series / f"{name}.mrc", data, voxel_size=10, stack=True)
     whole, _ = reconstruct(
-        series, "t.rec.mrc", stack=series / "whole.mrc", halves=(series / "even.mrc", series / "odd.mrc")
+        series, "t.rec.mrc", stack=series / "whole.mrc", even=series / "even.mrc", odd=series / "odd.mrc"
     )
     parts = [read_volume(series / f"t.rec_{half}.mrc").data for half in ("EVN", "ODD")]
     np.testing.assert_allclose(parts[0] + parts[1], whole.data, atol=1e-4)

@@ -48,7 +48,7 @@ def test_exact_weights_of_a_full_regular_range_are_the_ramp_below_the_crowther_l
 
 def test_beyond_the_crowther_limit_each_tilt_counts_by_its_path_through_the_slab():
     angles = np.arange(-60.0, 61, 20)
-    weights = exact_weights(angles, 256, thickness=100)
+    weights = exact_weights(angles, 1024, thickness=100)
     expected = torch.from_numpy(np.cos(np.radians(angles)) / 100).float()
     torch.testing.assert_close(weights[:, -1], expected)
 

@@ -2,88 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryomend.acquisition.exposure import (
-    count_electrons,
-    detector_mtf,
-    dose_symmetric_order,
-    thickness_transmission,
-)
-from cryomend.config import AcquisitionConfig
-from cryomend.ctf import Optics, contrast_transfer, interaction_constant
+from cryomend.acquisition.defocus_gradient import shift_phase, transfer_specimen
+from cryomend.acquisition.detector import count_electrons, detector_mtf, draw_defects
+from cryomend.acquisition.exposure import Exposure, thickness_transmission
+from cryomend.acquisition.placement import Placement, place_image, rotate_about_x
+from cryomend.ctf import interaction_constant
 from cryomend.dose import radiation_damage
 from cryomend.fourier import filter_fourier
-from cryomend.geometry import tilt_angles_from_range
 from cryomend.mixing import mix_noise
-from cryomend.projection import project_density
 
-__all__ = ["Exposure", "acquire_tilt_series", "draw_exposure", "draw_tilt_angles"]
+__all__ = ["TiltSeries", "acquire_halves", "acquire_tilt_series"]
 
 
 @dataclass(frozen=True)
-class Exposure:
-    """How one tilt series is recorded; units as in CONVENTIONS.md.
+class TiltSeries:
+    """Images (tilt, Y, X) in electrons per pixel; those of the even and odd frames add up to them."""
 
-    ``thickness`` of the ice in Å, ``misalignment`` the standard deviation of residual shifts in Å,
-    ``dqe`` the share of the electrons that counts; ``snr`` replaces counting by white noise of that
-    power ratio when given.
-    """
-
-    optics: Optics
-    defocus_um: float = 4.0
-    astigmatism_um: float = 0.0
-    astigmatism_angle: float = 0.0
-    fluence: float = 100.0
-    thickness: float = 1000.0
-    mean_free_path: float = 3200.0
-    mtf_nyquist: float = 0.6
-    misalignment: float = 0.0
-    dqe: float = 1.0
-    damage: bool = True
-    snr: float | None = None
-
-    def record(self) -> dict[str, Any]:
-        """Everything that was drawn, for the file beside the result."""
-        return asdict(self)
-
-
-def draw_tilt_angles(config: AcquisitionConfig, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Draw a regular tilt scheme from the ranges of a configuration, rounded to half degrees."""
-    low, high, step = (
-        round(2 * float(rng.uniform(*bounds))) / 2
-        for bounds in (config.tilt_min, config.tilt_max, config.tilt_step)
-    )
-    return tilt_angles_from_range(low, high, max(step, 0.5))
-
-
-def draw_exposure(config: AcquisitionConfig, rng: np.random.Generator, *, thickness: float) -> Exposure:
-    """Draw one recording from the ranges of a configuration, for ice of ``thickness`` Å."""
-
-    def draw(bounds: tuple[float, float]) -> float:
-        return float(rng.uniform(*bounds))
-
-    optics = Optics(config.voltage_kv, config.spherical_aberration_mm, draw(config.amplitude_contrast))
-    return Exposure(
-        optics=optics,
-        defocus_um=draw(config.defocus_um),
-        astigmatism_um=float(rng.normal(0, 0.05)),
-        astigmatism_angle=draw((0, 180)),
-        fluence=draw(config.fluence),
-        thickness=thickness,
-        mean_free_path=draw(config.mean_free_path),
-        mtf_nyquist=draw(config.mtf_nyquist),
-        misalignment=draw(config.misalignment),
-        dqe=draw(config.dqe),
-        damage=config.radiation_damage,
-        snr=config.snr,
-    )
+    images: Tensor
+    even: Tensor
+    odd: Tensor
 
 
 def acquire_tilt_series(
@@ -102,13 +47,13 @@ def acquire_tilt_series(
     density : Tensor, shape (Z, Y, X)
         Potential in V relative to ice.
     tilt_angles : array, shape (tilt,)
-        Degrees, in the order of the images; recorded dose-symmetrically.
+        Degrees, in the order of the images.
     pixel_size : float
         Å, equal to the voxel size.
     exposure : Exposure
-        Optics, electrons, detector.
+        Optics, electrons, detector, all that was drawn.
     generator : torch.Generator
-        Source of the randomness, on the device of ``density``.
+        Source of the counting noise and the detector's defects, on the device of ``density``.
     noise : Tensor, optional, shape (tilt, Y, X)
         Noise of unit variance, learned say, that replaces white noise when ``exposure.snr`` is given.
 
@@ -125,59 +70,140 @@ def acquire_tilt_series(
     Notes
     -----
     Weak phase: ``I = I0 (1 + 2 σ v ⊗ CTF)`` with the projected potential ``v`` in V Å and
-    ``CTF = -sin γ``. One defocus for the whole image: the phase error at 20 Å and 300 kV is
-    0.15 rad for 1,000 Å of depth, so 0.21 rad at the corners of a 2,000 Å cube tilted to 60 degrees, and
-    grows with the width of the image. The MTF acts on signal and counting noise alike (a DQE that
-    is flat in frequency).
+    ``CTF = -sin γ``, every depth with its own defocus (`transfer_specimen`). Damage is that of the
+    middle of each exposure. The MTF acts on the signal; on the counting noise as well (DQE flat in
+    frequency) or not (``noise_power = "white"``: DQE falls as MTF²).
+    """
+    if exposure.snr is None:
+        return acquire_halves(
+            density, tilt_angles, pixel_size=pixel_size, exposure=exposure, generator=generator
+        ).images
+    expected = _expected_counts(density, tilt_angles, pixel_size, exposure)
+    mtf = _mtf(exposure, (density.shape[1], density.shape[2]), pixel_size, density.device)
+    series = torch.stack([filter_fourier(image, mtf) for image in expected(range(len(tilt_angles)))])
+    if noise is None:
+        noise = torch.randn(series.shape, generator=generator, device=density.device)
+    return mix_noise(series, noise, snr=exposure.snr)
+
+
+def acquire_halves(
+    density: Tensor,
+    tilt_angles: NDArray[Any],
+    *,
+    pixel_size: float,
+    exposure: Exposure,
+    generator: torch.Generator,
+    on_tilt: Callable[[int], None] = lambda tilt: None,
+) -> TiltSeries:
+    """Record a tilt series together with its even and odd frames.
+
+    Half of the electrons fall into each, counted independently: a sum of two Poisson numbers is one.
+
+    Parameters
+    ----------
+    density, tilt_angles, pixel_size, exposure, generator
+        As in `acquire_tilt_series`; ``exposure.snr`` plays no part.
+    on_tilt : callable
+        Told the number of each tilt when it is done.
+
+    Returns
+    -------
+    TiltSeries
+
+    Raises
+    ------
+    ValueError
+        If an angle lies outside ±90 degrees.
     """
     shape = (density.shape[1], density.shape[2])
-    device = density.device
-    potential = project_density(density, tilt_angles) * pixel_size
-    shared = contrast_transfer(
-        shape,
-        pixel_size=pixel_size,
-        defocus_um=exposure.defocus_um,
-        optics=exposure.optics,
-        astigmatism_um=exposure.astigmatism_um,
-        astigmatism_angle=exposure.astigmatism_angle,
-        device=device,
-    ) * (2 * interaction_constant(exposure.optics.voltage_kv))
-    mtf = detector_mtf(shape, at_nyquist=exposure.mtf_nyquist, device=device)
-    per_tilt = exposure.fluence / len(tilt_angles)
-    when = dose_symmetric_order(tilt_angles)
+    mtf = _mtf(exposure, shape, pixel_size, density.device)
+    gain, hot = draw_defects(
+        shape, gain_error=exposure.gain_error, hot_per_million=exposure.hot_pixels, generator=generator
+    )
+    halves = torch.empty(2, len(tilt_angles), *shape, device=density.device)
+    expected = _expected_counts(density, tilt_angles, pixel_size, exposure)
+    for i, image in enumerate(expected(range(len(tilt_angles)))):
+        if exposure.noise_power == "white":
+            image = filter_fourier(image, mtf)
+        for half in range(2):
+            counts = count_electrons(image / 2, generator)
+            if exposure.noise_power == "mtf":
+                counts = filter_fourier(counts, mtf)
+            counts = counts * gain
+            halves[half, i] = torch.where(hot, counts + _HOT * float(image.mean()) / 2, counts)
+        on_tilt(i)
+    return TiltSeries(halves[0] + halves[1], halves[0], halves[1])
+
+
+_HOT = 20.0  # counts of a hot pixel over the mean
+
+
+def _mtf(exposure: Exposure, shape: tuple[int, int], pixel_size: float, device: torch.device) -> Tensor:
+    binning = 1.0 if exposure.detector_pixel is None else pixel_size / exposure.detector_pixel
+    return detector_mtf(
+        shape, at_nyquist=exposure.mtf_nyquist, curve=exposure.mtf, binning=binning, device=device
+    )
+
+
+def _expected_counts(
+    density: Tensor, tilt_angles: NDArray[Any], pixel_size: float, exposure: Exposure
+) -> Callable[[range], Any]:
+    """A generator of the electrons expected in each pixel of the tilts of a range."""
+    shape = (density.shape[1], density.shape[2])
+    specimen = rotate_about_x(density, exposure.x_tilt) if exposure.x_tilt else density
+    _, doses = exposure.timing(tilt_angles)
+    prior = exposure.prior_doses(tilt_angles)
     passed = thickness_transmission(
         tilt_angles, thickness=exposure.thickness, mean_free_path=exposure.mean_free_path
     )
-    series = torch.empty_like(potential)
-    for i, image in enumerate(potential):
-        transfer = shared.to(torch.complex64)
-        if exposure.damage:
-            transfer = transfer * radiation_damage(
-                shape,
+
+    def images(tilts: range) -> Any:
+        for i in tilts:
+            spectrum = transfer_specimen(
+                specimen,
+                float(tilt_angles[i]),
                 pixel_size=pixel_size,
-                accumulated_fluence=per_tilt * (float(when[i]) + 0.5),
-                device=device,
-            )
-        if exposure.misalignment:
-            shift = exposure.misalignment / pixel_size * torch.randn(2, generator=generator, device=device)
-            transfer = transfer * _shift_phase(shape, shift)
-        contrast = filter_fourier(image, transfer)
-        electrons = per_tilt * pixel_size**2 * float(passed[i]) * exposure.dqe
-        if exposure.snr is None:
-            counts = count_electrons(electrons * (1 + contrast), generator)
-            series[i] = filter_fourier(counts, mtf)
-        else:
-            series[i] = filter_fourier(electrons * (1 + contrast), mtf)
-    if exposure.snr is not None:
-        if noise is None:
-            noise = torch.randn(series.shape, generator=generator, device=device)
-        series = mix_noise(series, noise, snr=exposure.snr)
-    return series
+                defocus_um=exposure.defocus_um,
+                optics=exposure.optics,
+                astigmatism_um=exposure.astigmatism_um,
+                astigmatism_angle=exposure.astigmatism_angle,
+                defocus_hand=exposure.defocus_hand,
+                beam_tilt_mrad_xy=exposure.beam_tilt_mrad_xy,
+            ) * (2 * interaction_constant(exposure.optics.voltage_kv))
+            middle = float(prior[i] + doses[i] / 2)
+            if exposure.damage:
+                spectrum = spectrum * radiation_damage(
+                    shape,
+                    pixel_size=pixel_size,
+                    accumulated_fluence=middle,
+                    voltage_kv=exposure.optics.voltage_kv,
+                    device=density.device,
+                )
+            share = middle / max(float(doses.sum()), 1e-12)
+            contrast = _placed(spectrum, shape, exposure, i, share * exposure.motion / pixel_size)
+            electrons = float(doses[i]) * pixel_size**2 * float(passed[i]) * exposure.dqe
+            yield electrons * (1 + contrast)
+
+    return images
 
 
-def _shift_phase(shape: tuple[int, int], shift_yx_px: Tensor) -> Tensor:
-    """Fourier factor (``rfft2`` layout) that moves an image by a sub-pixel shift."""
-    ky = torch.fft.fftfreq(shape[0], device=shift_yx_px.device)[:, None]
-    kx = torch.fft.rfftfreq(shape[1], device=shift_yx_px.device)[None]
-    angle = -2 * torch.pi * (ky * shift_yx_px[0] + kx * shift_yx_px[1])
-    return torch.polar(torch.ones_like(angle), angle)
+def _placed(
+    spectrum: Tensor, shape: tuple[int, int], exposure: Exposure, tilt: int, motion_px: float
+) -> Tensor:
+    """The contrast where it falls on the detector; a mere shift is made in Fourier space."""
+    placement = exposure.placements[tilt] if exposure.placements else Placement()
+    if placement.rotation == 0 and placement.magnification == 1 and motion_px == 0:
+        if any(placement.shift_xy):
+            spectrum = spectrum * shift_phase(shape, placement.shift_xy, spectrum.device)
+        return torch.fft.irfft2(spectrum, s=shape)
+    displacement = _motion(exposure.motion_field, shape) * motion_px if motion_px else None
+    return place_image(torch.fft.irfft2(spectrum, s=shape), placement, displacement_xy=displacement)
+
+
+def _motion(coefficients: tuple[float, ...], shape: tuple[int, int]) -> Tensor:
+    """A smooth displacement field (Y, X, 2) of second order, at most 1 anywhere."""
+    y, x = torch.linspace(-1, 1, shape[0])[:, None], torch.linspace(-1, 1, shape[1])[None]
+    terms = [x + 0 * y, y + 0 * x, x * y, x**2 + 0 * y, y**2 + 0 * x]
+    values = torch.tensor(coefficients).reshape(2, 5)
+    pattern = torch.stack([torch.stack(terms, -1) @ row for row in values], dim=-1)
+    return pattern / pattern.norm(dim=-1).max().clamp(min=1e-9)

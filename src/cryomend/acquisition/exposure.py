@@ -1,38 +1,174 @@
-"""What the beam does: fluence per tilt, radiation damage, loss in thick ice, counting, the detector."""
+"""How one tilt series is exposed: drawn from the ranges of a configuration, kept with the result."""
 
 from __future__ import annotations
 
-import math
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from cryomend.fourier import radial_frequency
+from cryomend.acquisition.detector import Mtf, read_mtf
+from cryomend.acquisition.placement import Placement
+from cryomend.acquisition.scheme import recording_order, share_fluence
+from cryomend.config import AcquisitionConfig
+from cryomend.ctf import Optics
+from cryomend.geometry import tilt_angles_from_range
 
-__all__ = [
-    "count_electrons",
-    "detector_mtf",
-    "dose_symmetric_order",
-    "thickness_transmission",
-]
+__all__ = ["Exposure", "draw_exposure", "draw_tilt_angles", "thickness_transmission"]
 
 
-def dose_symmetric_order(tilt_angles: NDArray[Any]) -> NDArray[np.int64]:
-    """Order in which a dose-symmetric scheme records the tilts: the smallest tilt first.
+@dataclass(frozen=True)
+class Exposure:
+    """How one tilt series is recorded; units as in CONVENTIONS.md.
+
+    ``thickness`` of the ice in Å; ``dqe`` the share of the electrons that counts; ``snr`` replaces
+    counting by white noise of that power ratio when given; ``scheme`` is (name, start, group). One entry
+    per tilt have ``placements`` (where the images fall on the detector; in place if empty), ``doses`` in
+    e⁻/Å² and ``places`` in time (shares of ``fluence`` and the scheme's order if empty). ``motion`` is
+    the largest local displacement at the end in Å, ``motion_field`` the coefficients of its pattern.
+    """
+
+    optics: Optics
+    defocus_um: float = 4.0
+    astigmatism_um: float = 0.0
+    astigmatism_angle: float = 0.0
+    fluence: float = 100.0
+    thickness: float = 1000.0
+    mean_free_path: float = 3200.0
+    mtf_nyquist: float = 0.6
+    dqe: float = 1.0
+    damage: bool = True
+    snr: float | None = None
+    scheme: tuple[str, float, int] = ("dose-symmetric", 0.0, 1)
+    fluence_exponent: float = 0.0
+    defocus_hand: int = 1
+    beam_tilt_mrad_xy: tuple[float, float] = (0.0, 0.0)
+    x_tilt: float = 0.0
+    tilt_axis_angle: float = 0.0
+    placements: tuple[Placement, ...] = ()
+    doses: tuple[float, ...] = ()
+    places: tuple[int, ...] = ()
+    motion: float = 0.0
+    motion_field: tuple[float, ...] = ()
+    mtf: Mtf | None = field(default=None, repr=False)
+    detector_pixel: float | None = None
+    noise_power: str = "mtf"
+    gain_error: float = 0.0
+    hot_pixels: float = 0.0
+
+    def record(self) -> dict[str, Any]:
+        """Everything that was drawn, for the file beside the result; of a measured MTF only that it was."""
+        values = asdict(self)
+        values["mtf"] = None if self.mtf is None else "measured"
+        return values
+
+    def timing(self, tilt_angles: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Place of every tilt in time, and its fluence in e⁻/Å²."""
+        name, start, group = self.scheme
+        places = np.array(self.places, dtype=np.int64)
+        if not len(places):
+            places = recording_order(tilt_angles, scheme=name, start=start, group=group)
+        doses = np.array(self.doses, dtype=np.float64)
+        if not len(doses):
+            doses = share_fluence(tilt_angles, fluence=self.fluence, exponent=self.fluence_exponent)
+        return places, doses
+
+    def prior_doses(self, tilt_angles: NDArray[Any]) -> NDArray[np.float64]:
+        """Electrons that the specimen had received before each tilt, e⁻/Å²."""
+        places, doses = self.timing(tilt_angles)
+        order = np.argsort(places)
+        prior = np.empty(len(doses))
+        prior[order] = np.concatenate([[0.0], np.cumsum(doses[order])[:-1]])
+        return prior
+
+
+def draw_tilt_angles(config: AcquisitionConfig, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Draw a regular tilt scheme from the ranges of a configuration, rounded to half degrees."""
+    low, high, step = (
+        round(2 * float(rng.uniform(*bounds))) / 2
+        for bounds in (config.tilt_min, config.tilt_max, config.tilt_step)
+    )
+    return tilt_angles_from_range(low, high, max(step, 0.5))
+
+
+def draw_exposure(
+    config: AcquisitionConfig,
+    rng: np.random.Generator,
+    *,
+    thickness: float,
+    tilts: int,
+    pixel_size: float,
+) -> Exposure:
+    """Draw one recording from the ranges of a configuration.
+
+    Parameters
+    ----------
+    config : AcquisitionConfig
+        Ranges.
+    rng : numpy.random.Generator
+        Source of the randomness.
+    thickness : float
+        Of the ice, Å.
+    tilts : int
+        Images.
+    pixel_size : float
+        Å.
 
     Returns
     -------
-    array, shape (tilt,)
-        Place of each tilt in time, 0 first (Hagen et al. 2017, doi:10.1016/j.jsb.2016.06.007).
+    Exposure
+
+    Raises
+    ------
+    cryomend.io.InputError
+        If the file of the MTF cannot be read.
     """
-    angles = np.asarray(tilt_angles, dtype=np.float64)
-    sequence = np.lexsort((angles < 0, np.abs(angles)))
-    place = np.empty(len(angles), dtype=np.int64)
-    place[sequence] = np.arange(len(angles))
-    return place
+
+    def draw(bounds: tuple[float, float]) -> float:
+        return float(rng.uniform(*bounds))
+
+    optics = Optics(
+        config.voltage_kv,
+        config.spherical_aberration_mm,
+        draw(config.amplitude_contrast),
+        draw(config.phase_shift),
+        draw(config.focal_spread),
+        draw(config.source_angle_mrad),
+    )
+    beam_tilt, azimuth = draw(config.beam_tilt_mrad), float(rng.uniform(0, 2 * np.pi))
+    axis = draw(config.tilt_axis_angle)
+    spreads = [draw(s) for s in (config.misalignment, config.rotation_error, config.magnification_error)]
+    off = rng.standard_normal((tilts, 4)) * [
+        spreads[0] / pixel_size, spreads[0] / pixel_size, spreads[1], spreads[2] / 100,
+    ]  # fmt: skip
+    return Exposure(
+        optics=optics,
+        defocus_um=draw(config.defocus_um),
+        astigmatism_um=draw(config.astigmatism_um),
+        astigmatism_angle=draw((0, 180)),
+        fluence=draw(config.fluence),
+        thickness=thickness,
+        mean_free_path=draw(config.mean_free_path),
+        mtf_nyquist=draw(config.mtf_nyquist),
+        dqe=draw(config.dqe),
+        damage=config.radiation_damage,
+        snr=config.snr,
+        scheme=(config.scheme, config.scheme_start, config.scheme_group),
+        fluence_exponent=config.fluence_exponent,
+        defocus_hand=config.defocus_hand,
+        beam_tilt_mrad_xy=(beam_tilt * float(np.cos(azimuth)), beam_tilt * float(np.sin(azimuth))),
+        x_tilt=draw(config.x_tilt),
+        tilt_axis_angle=axis,
+        placements=tuple(Placement(axis + r, 1 + m, (float(x), float(y))) for x, y, r, m in off.tolist()),
+        motion=draw(config.motion),
+        motion_field=tuple(rng.standard_normal(10).tolist()),
+        mtf=None if config.mtf is None else read_mtf(config.mtf),
+        detector_pixel=config.detector_pixel,
+        noise_power=config.noise_power,
+        gain_error=draw(config.gain_error) / 100,
+        hot_pixels=draw(config.hot_pixels),
+    )
 
 
 def thickness_transmission(
@@ -45,28 +181,3 @@ def thickness_transmission(
     path = thickness / np.maximum(np.cos(np.radians(np.asarray(tilt_angles, dtype=np.float64))), 0.1)
     transmission: NDArray[np.float64] = np.exp(-path / mean_free_path)
     return transmission
-
-
-def detector_mtf(
-    shape: tuple[int, int], *, at_nyquist: float, device: torch.device | str | None = None
-) -> Tensor:
-    """Modulation transfer of a detector, a Gaussian in frequency with a given value at Nyquist.
-
-    Returns
-    -------
-    Tensor of float32, shape of ``rfft2``
-
-    Raises
-    ------
-    ValueError
-        If ``at_nyquist`` lies outside (0, 1].
-    """
-    if not 0 < at_nyquist <= 1:
-        raise ValueError(f"the MTF at Nyquist lies in (0, 1], got {at_nyquist:g}")
-    k = radial_frequency(shape, half=True, device=device)
-    return torch.exp(math.log(at_nyquist) * (k / 0.5) ** 2)
-
-
-def count_electrons(expected: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw the number of electrons counted in each pixel (Poisson), for expected counts >= 0."""
-    return torch.poisson(expected.clamp(min=0), generator=generator)

@@ -1,23 +1,29 @@
-"""A recorded tilt series on disk: stack, tilt angles and everything that was drawn."""
+"""A recorded tilt series on disk: stacks, angles, mdoc, alignment and everything that was drawn."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cryomend.acquisition.acquire import acquire_tilt_series, draw_exposure, draw_tilt_angles
+from cryomend.acquisition.acquire import acquire_halves, acquire_tilt_series
+from cryomend.acquisition.exposure import Exposure, draw_exposure, draw_tilt_angles
+from cryomend.acquisition.placement import alignment_of
 from cryomend.config import AcquisitionConfig
 from cryomend.geometry import tilt_angles_from_range
 from cryomend.io import (
     InputError,
     check_folder,
+    read_doses,
     read_tilt_angles,
     read_volume,
     write_json,
+    write_mdoc,
+    write_text,
     write_tilt_angles,
     write_volume,
 )
@@ -49,59 +55,91 @@ def acquire_file(
     directory: Path,
     *,
     config: AcquisitionConfig,
-    tilt_angles: NDArray[Any] | None,
+    tilt_angles: NDArray[np.float64] | None,
     seed: int,
+    mdoc: Path | None = None,
+    halves: bool = True,
     voxel_size: float | None = None,
     device: torch.device | str = "cpu",
-) -> Path:
-    """Record a tilt series of a density in V and write stack, ``.tlt`` and ``acquisition.json``.
+    on_progress: Callable[[float, str], None] = lambda share, text: None,
+) -> list[str]:
+    """Record a tilt series of a density in V and write what a microscope's user has.
+
+    Written into ``directory``: ``tilt_series.mrc``, ``tilt_series_EVN.mrc`` and ``tilt_series_ODD.mrc``
+    of the even and odd frames, ``tilt_series.rawtlt`` and ``.tlt``, ``tilt_series.mdoc``,
+    ``tilt_series.xf`` (the alignment that undoes all shifts and rotations exactly) and, last,
+    ``acquisition.json``.
 
     Parameters
     ----------
     density_path : Path
         MRC of the potential in V, protein positive.
     directory : Path
-        Where to write ``tilt_series.mrc``, ``tilt_series.tlt`` and ``acquisition.json``.
+        Made if it is not there.
     config : AcquisitionConfig
         Ranges to draw the recording from.
     tilt_angles : array or None
-        Degrees; drawn from the configuration if None.
+        Degrees; those of ``mdoc``, or drawn from the configuration, if None.
     seed : int
         Equal seeds give equal stacks.
+    mdoc : Path, optional
+        Take the exposure of each tilt and their order from this recording.
+    halves : bool
+        Write the even and odd frames too; without them when the configuration sets ``snr``.
     voxel_size : float, optional
         Å; replaces the header's.
     device : torch.device or str
         Where it runs.
+    on_progress : callable
+        Told the share that is done and what is being done.
 
     Returns
     -------
-    Path
-        The stack.
+    list of str
+        What the user should know, one line each.
 
     Raises
     ------
     cryomend.io.InputError
-        If the density cannot be read or the folder cannot be written.
+        If a file cannot be read, the mdoc has another number of tilts, or the folder cannot be written.
     """
     check_folder(directory)
     volume = read_volume(density_path, voxel_size=voxel_size)
     rng = np.random.default_rng(seed)
     generator = torch.Generator(device=device).manual_seed(seed)
-    angles = (
-        draw_tilt_angles(config, rng) if tilt_angles is None else np.asarray(tilt_angles, dtype=np.float64)
+    if tilt_angles is None and mdoc is not None:
+        tilt_angles = read_tilt_angles(mdoc)
+    angles = draw_tilt_angles(config, rng) if tilt_angles is None else tilt_angles
+    thickness = volume.data.shape[0] * volume.voxel_size
+    exposure = draw_exposure(
+        config, rng, thickness=thickness, tilts=len(angles), pixel_size=volume.voxel_size
     )
-    exposure = draw_exposure(config, rng, thickness=volume.data.shape[0] * volume.voxel_size)
-    series = acquire_tilt_series(
-        torch.from_numpy(volume.data).to(device),
-        angles,
-        pixel_size=volume.voxel_size,
-        exposure=exposure,
-        generator=generator,
-    )
+    if mdoc is not None:
+        exposure = _exposed_like(exposure, mdoc, len(angles))
+    density = torch.from_numpy(volume.data).to(device)
+    if exposure.snr is None:
+        series = acquire_halves(
+            density,
+            angles,
+            pixel_size=volume.voxel_size,
+            exposure=exposure,
+            generator=generator,
+            on_tilt=lambda tilt: on_progress((tilt + 1) / len(angles), f"tilt {tilt + 1}"),
+        )
+        stacks = {"": series.images, "_EVN": series.even, "_ODD": series.odd}
+    else:
+        stacks = {
+            "": acquire_tilt_series(
+                density, angles, pixel_size=volume.voxel_size, exposure=exposure, generator=generator
+            )
+        }
     directory.mkdir(parents=True, exist_ok=True)
-    stack = directory / "tilt_series.mrc"
-    write_volume(stack, series.cpu().numpy(), voxel_size=volume.voxel_size, stack=True)
-    write_tilt_angles(directory / "tilt_series.tlt", angles)
+    (directory / "acquisition.json").unlink(missing_ok=True)  # it stands only beside what it describes
+    for half, images in stacks.items():
+        if half == "" or halves:
+            place = directory / f"tilt_series{half}.mrc"
+            write_volume(place, images.cpu().numpy(), voxel_size=volume.voxel_size, stack=True)
+    _write_side_files(directory, angles, exposure, volume.data.shape[1:], volume.voxel_size)
     write_json(
         directory / "acquisition.json",
         {
@@ -111,4 +149,51 @@ def acquire_file(
             "config": config.model_dump(mode="json"),
         },
     )
-    return stack
+    repeated = len(angles) - len(np.unique(angles))
+    return [f"{repeated} tilt angles are repeated; each is recorded"] if repeated else []
+
+
+def _exposed_like(exposure: Exposure, mdoc: Path, tilts: int) -> Exposure:
+    """The same recording with the exposures and the order of an mdoc."""
+    prior, doses = read_doses(mdoc)
+    if len(doses) != tilts:
+        raise InputError(f"{mdoc} has {len(doses)} images but there are {tilts} tilt angles; leave out one")
+    places = np.argsort(np.argsort(prior, kind="stable"), kind="stable")
+    return replace(
+        exposure,
+        doses=tuple(doses.tolist()),
+        places=tuple(places.tolist()),
+        fluence=float(doses.sum()),
+    )
+
+
+def _write_side_files(
+    directory: Path,
+    angles: NDArray[np.float64],
+    exposure: Exposure,
+    shape: tuple[int, ...],
+    pixel_size: float,
+) -> None:
+    """Angles, mdoc and the true alignment."""
+    stem = directory / "tilt_series"
+    for ending in (".rawtlt", ".tlt"):
+        write_tilt_angles(stem.with_suffix(ending), angles)
+    places, doses = exposure.timing(angles)
+    write_mdoc(
+        stem.with_suffix(".mdoc"),
+        stack=stem.with_suffix(".mrc"),
+        shape=(shape[0], shape[1]),
+        pixel_size=pixel_size,
+        voltage_kv=exposure.optics.voltage_kv,
+        tilt_axis_angle=exposure.tilt_axis_angle,
+        tilt_angles=angles.tolist(),
+        exposures=doses.tolist(),
+        prior=exposure.prior_doses(angles).tolist(),
+        places=places.tolist(),
+        defocus_um=exposure.defocus_um,
+    )
+    rows = alignment_of(list(exposure.placements), (shape[0], shape[1]))
+    text = "".join(
+        "".join(f"{v:12.7f}" for v in row[:4]) + "".join(f"{v:12.3f}" for v in row[4:]) + "\n" for row in rows
+    )
+    write_text(stem.with_suffix(".xf"), text)

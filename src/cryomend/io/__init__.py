@@ -12,6 +12,7 @@ from cryomend.io.description import describe_file
 from cryomend.io.dose import read_doses
 from cryomend.io.fetch import fetch_contour_level, fetch_structure, is_identifier
 from cryomend.io.labels import read_labels
+from cryomend.io.mdoc import write_mdoc
 from cryomend.io.mrc import (
     Volume,
     mapped_volume,
@@ -23,7 +24,7 @@ from cryomend.io.mrc import (
     write_volume,
 )
 from cryomend.io.path import InputError, atomic_path, check_folder, check_writable, existing_file
-from cryomend.io.text import read_toml, write_json, write_text
+from cryomend.io.text import read_star_columns, read_toml, write_json, write_text
 
 __all__ = [
     "Alignment",
@@ -47,11 +48,13 @@ __all__ = [
     "read_image",
     "read_labels",
     "read_stack",
+    "read_star_columns",
     "read_tilt_angles",
     "read_toml",
     "read_volume",
     "release_pages",
     "write_json",
+    "write_mdoc",
     "write_text",
     "write_tilt_angles",
     "write_volume",

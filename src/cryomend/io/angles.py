@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cryomend.io.dose import read_mdoc_table
+from cryomend.io.mdoc import read_mdoc_angles
 from cryomend.io.path import InputError, atomic_path, existing_file, reason
 
 __all__ = ["find_tilt_angles", "read_tilt_angles", "write_tilt_angles"]
@@ -37,7 +37,7 @@ def read_tilt_angles(path: str | os.PathLike[str]) -> NDArray[np.float64]:
         If the file is missing, holds no angles, or an angle is not a number inside ±90 degrees.
     """
     name = existing_file(path)
-    placed = _mdoc_angles(name) if name.suffix.lower() == ".mdoc" else _listed_angles(name)
+    placed = read_mdoc_angles(name) if name.suffix.lower() == ".mdoc" else _listed_angles(name)
     if not placed:
         raise InputError(f"{name} holds no tilt angles; expected one angle in degrees per line")
     for place, angle in placed:
@@ -67,12 +67,6 @@ def _leading_number(words: list[str], place: str) -> float:
     if not 1 <= len(numbers) <= 2:
         raise InputError(f"{place} is not a tilt angle; expected one angle in degrees per line")
     return numbers[0]
-
-
-def _mdoc_angles(name: Path) -> list[tuple[str, float]]:
-    """Read (where, angle) from every section of an mdoc."""
-    rows = read_mdoc_table(name, needs=("TiltAngle",))
-    return [(f"ZValue {int(row['ZValue'])}", float(row["TiltAngle"])) for row in rows]
 
 
 def write_tilt_angles(path: str | os.PathLike[str], angles: NDArray[Any]) -> None:

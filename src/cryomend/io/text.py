@@ -20,7 +20,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["read_lines", "read_numbers", "read_toml", "write_json", "write_text"]
+__all__ = ["read_lines", "read_numbers", "read_star_columns", "read_toml", "write_json", "write_text"]
 
 
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:
@@ -92,6 +92,52 @@ def read_numbers(
     if not rows:
         raise InputError(f"{name} holds no numbers; expected {expected}")
     return np.array(rows)
+
+
+def read_star_columns(
+    path: str | os.PathLike[str], names: Sequence[str], *, optional: Sequence[str] = ()
+) -> dict[str, NDArray[np.float64]]:
+    """Read columns of numbers from the first table of a star file that has them.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+    names : sequence of str
+        Columns that it must have, without the underscore.
+    optional : sequence of str
+        Columns that are read if they are there.
+
+    Returns
+    -------
+    dict of str to array, shape (rows,)
+
+    Raises
+    ------
+    InputError
+        If the file is missing, no star file, has no such table, or a value is not a finite number.
+    """
+    import starfile  # brings pandas, which only this needs
+
+    name, _ = read_lines(path)
+    try:
+        tables = starfile.read(name, always_dict=True).values()
+    except Exception as error:  # the library raises many kinds for files that are not star
+        raise InputError(f"{name} is not a star file; is it the right one?") from error
+    table = next((t for t in tables if set(names) <= set(getattr(t, "columns", ())) and len(t)), None)
+    if table is None:
+        raise InputError(
+            f"{name} has no table with {', '.join('_' + n for n in names)}; is it the right one?"
+        )
+    columns = {}
+    for label in (*names, *(n for n in optional if n in table)):
+        try:
+            columns[label] = np.asarray(table[label], dtype=np.float64)
+        except ValueError:
+            columns[label] = np.array([np.nan])
+        if not np.isfinite(columns[label]).all():
+            raise InputError(f"{name}: column _{label} holds values that are not numbers; repair it first")
+    return columns
 
 
 def _plain(obj: Any) -> Any:

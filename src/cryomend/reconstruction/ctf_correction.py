@@ -7,13 +7,16 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
+from scipy.fft import next_fast_len
 from torch import Tensor
 
 from cryomend.ctf import Optics, contrast_transfer, electron_wavelength
+from cryomend.fourier import filter_fourier
 
 __all__ = ["correct_phase"]
 
 _PHASE_STEP = 0.35  # rad at Nyquist between strips: half of it is off at most, 1.5 % of the amplitude
+_MARGIN = 2  # times the distance over which the defocus spreads a point, on either side of a strip
 
 
 def correct_phase(
@@ -30,10 +33,11 @@ def correct_phase(
 ) -> Tensor:
     """Flip the phases that the CTF has reversed; protein stays dark.
 
-    On a flat specimen tilted by ``t`` the underfocus is ``Δf0 + hand x' tan t``: a strip at ``x'``, over
-    which it changes little, is taken from the image flipped as a whole with the defocus of its centre,
-    and neighbouring strips are blended linearly. (IMOD's ctfphaseflip, Xiong et al. 2009,
-    doi:10.1016/j.jsb.2009.08.016, flips strips cut out of the image; whole images have no strip ends.)
+    On a flat specimen tilted by ``t`` the underfocus is ``Δf0 + hand x' tan t``. A strip parallel to the
+    axis, over which it changes by 0.35 rad of phase at Nyquist, is flipped with the defocus of its
+    centre, together with margins of twice the ``λ Δf k`` over which a point is spread; neighbouring
+    strips are blended linearly (strips as in IMOD's ctfphaseflip, Xiong et al. 2009,
+    doi:10.1016/j.jsb.2009.08.016). Images are periodic to the Fourier transform.
 
     Parameters
     ----------
@@ -65,30 +69,49 @@ def correct_phase(
     """
     if not len(images) == len(tilt_angles) == len(defocus_um):
         raise ValueError(f"{len(images)} images, {len(tilt_angles)} tilt angles and {len(defocus_um)} defoci")
-    shape = (images.shape[1], images.shape[2])
+    height, width = images.shape[1:]
     corrected = torch.zeros_like(images)
     for i, image in enumerate(images):
         slope = defocus_hand * math.tan(math.radians(float(tilt_angles[i])))
-        spectrum = torch.fft.rfft2(image)
         lens = Optics(
             optics.voltage_kv,
             optics.spherical_aberration_mm,
             optics.amplitude_contrast,
             float(phase_shift[i]),
         )
-        for place, weight in _strips(shape[1], slope, pixel_size, optics.voltage_kv):
+        for place, share in _strips(width, slope, pixel_size, optics.voltage_kv):
+            defocus = float(defocus_um[i]) + 1e-4 * slope * place * pixel_size
+            used = share.nonzero()[[0, -1], 0]
+            first, last = _window(int(used[0]), int(used[1]) + 1, width, _spread(defocus, lens, pixel_size))
             ctf = contrast_transfer(
-                shape,
+                (height, last - first),
                 pixel_size=pixel_size,
-                defocus_um=float(defocus_um[i]) + 1e-4 * slope * place * pixel_size,
+                defocus_um=defocus,
                 optics=lens,
                 astigmatism_um=float(astigmatism_um[i]),
                 astigmatism_angle=float(astigmatism_angle[i]),
                 device=images.device,
             )
-            flipped = torch.fft.irfft2(spectrum * torch.where(ctf > 0, -1.0, 1.0), s=shape)
-            corrected[i] += flipped * weight.to(images.device)
+            flipped = filter_fourier(image[:, first:last], torch.where(ctf > 0, -1.0, 1.0))
+            corrected[i, :, first:last] += flipped * share[first:last].to(images.device)
     return corrected
+
+
+def _spread(defocus_um: float, optics: Optics, pixel_size: float) -> float:
+    """Pixels by which defocus and aberration move what has the frequency of Nyquist."""
+    k, wavelength = 0.5 / pixel_size, electron_wavelength(optics.voltage_kv)
+    aberration = 1e7 * optics.spherical_aberration_mm * wavelength**3 * k**3
+    return (1e4 * abs(defocus_um) * wavelength * k + aberration) / pixel_size
+
+
+def _window(first: int, last: int, width: int, spread: float) -> tuple[int, int]:
+    """Columns to transform for the strip from ``first`` to ``last - 1``, of a size that is quick."""
+    margin = math.ceil(_MARGIN * spread) + 8
+    size = next_fast_len(last - first + 2 * margin)
+    if size >= width:
+        return 0, width
+    start = min(max(0, (first + last - size) // 2), width - size)
+    return start, start + size
 
 
 def _strips(width: int, slope: float, pixel_size: float, voltage_kv: float) -> list[tuple[float, Tensor]]:

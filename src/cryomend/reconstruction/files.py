@@ -45,7 +45,8 @@ def reconstruct_file(
     alignment: Path | None = None,
     ctf: Path | None = None,
     doses: Path | None = None,
-    halves: tuple[Path, Path] | None = None,
+    even: Path | None = None,
+    odd: Path | None = None,
     deconvolve: bool = False,
     device: torch.device | str = "cpu",
     on_progress: Progress = lambda share, text: None,
@@ -70,7 +71,7 @@ def reconstruct_file(
         List of angles; that of ``alignment`` if None.
     alignment, ctf, doses : Path, optional
         .xf or .aln; defocus of every tilt, to flip phases; exposures, to weight by.
-    halves : pair of Path, optional
+    even, odd : Path, optional
         Stacks of even and odd frames, reconstructed alike into ``OUTPUT_EVN`` and ``OUTPUT_ODD``;
         scaled like the whole, they add up to it where their stacks do.
     deconvolve : bool
@@ -93,8 +94,11 @@ def reconstruct_file(
     """
     if thickness < 1:
         raise InputError(f"--thickness must be at least 1 voxel, got {thickness}")
-    outputs = _outputs_of(output, halves)
-    stacks = [open_stack(path, pixel_size=config.pixel_size) for path in (stack, *(halves or ()))]
+    if (even is None) != (odd is None):
+        raise InputError("--even and --odd belong together; give both stacks")
+    sources = [stack] if even is None or odd is None else [stack, even, odd]
+    outputs = _outputs_of(output, halves=len(sources) > 1)
+    stacks = [open_stack(path, pixel_size=config.pixel_size) for path in sources]
     _check_stacks(stacks, outputs)
     plan = plan_preparation(
         stacks[0],
@@ -154,10 +158,10 @@ def _depth_in_work(thickness: int, height: int, config: ReconstructionConfig) ->
     return thickness + slab.depth
 
 
-def _outputs_of(output: Path, halves: tuple[Path, Path] | None) -> list[Path]:
+def _outputs_of(output: Path, *, halves: bool) -> list[Path]:
     """The tomograms to write, checked now and not after an hour."""
     outputs = [output]
-    if halves is not None:
+    if halves:
         outputs += [output.with_name(f"{output.stem}_{half}{output.suffix}") for half in ("EVN", "ODD")]
     for place in outputs:
         check_writable(place)

@@ -16,18 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryomend.acquisition.acquire import (
-    Exposure,
-    acquire_tilt_series,
-    draw_exposure,
-    draw_tilt_angles,
-)
-from cryomend.acquisition.exposure import detector_mtf
+from cryomend.acquisition.acquire import acquire_tilt_series
+from cryomend.acquisition.detector import detector_mtf
+from cryomend.acquisition.exposure import Exposure, draw_exposure, draw_tilt_angles
 from cryomend.config import AcquisitionConfig, SimulationConfig, SpecimenConfig
-from cryomend.ctf import contrast_transfer
 from cryomend.fourier import filter_fourier
 from cryomend.io import read_volume, write_json, write_volume
 from cryomend.mixing import mix_noise
+from cryomend.reconstruction.ctf_correction import correct_phase
 from cryomend.reconstruction.wbp import reconstruct_wbp
 from cryomend.specimen.build import Specimen, build_specimen
 from cryomend.specimen.macromolecule import Macromolecule
@@ -88,7 +84,13 @@ def simulate_pair(
         chosen, rng=rng, structures=structures, membrane_structures=membrane_structures, device=device
     )
     tilt_angles = draw_tilt_angles(config.acquisition, rng)
-    exposure = draw_exposure(config.acquisition, rng, thickness=_ice_thickness(specimen))
+    exposure = draw_exposure(
+        config.acquisition,
+        rng,
+        thickness=_ice_thickness(specimen),
+        tilts=len(tilt_angles),
+        pixel_size=specimen.voxel_size,
+    )
     solvent = float(rng.uniform(*config.solvent_variation))
     tilt_series = acquire_tilt_series(
         _with_unresolved(specimen, solvent, generator),
@@ -150,16 +152,18 @@ def tomogram_of(
     scale = tilt_series.mean(dim=(1, 2)) if per_tilt_contrast else images.std(dim=(1, 2))
     images = images / scale.clamp(min=1e-6)[:, None, None]
     if phase_flip:
-        ctf = contrast_transfer(
-            (images.shape[1], images.shape[2]),
+        tilts = np.ones(len(tilt_angles))
+        images = correct_phase(
+            images,
+            tilt_angles,
             pixel_size=pixel_size,
-            defocus_um=exposure.defocus_um,
+            defocus_um=exposure.defocus_um * tilts,
             optics=exposure.optics,
-            astigmatism_um=exposure.astigmatism_um,
-            astigmatism_angle=exposure.astigmatism_angle,
-            device=images.device,
+            astigmatism_um=exposure.astigmatism_um * tilts,
+            astigmatism_angle=exposure.astigmatism_angle * tilts,
+            phase_shift=exposure.optics.phase_shift * tilts,
+            defocus_hand=exposure.defocus_hand,
         )
-        images = filter_fourier(images, -torch.sign(ctf))  # low frequencies keep protein dark
     tomogram = reconstruct_wbp(
         images,
         tilt_angles,

@@ -1,0 +1,225 @@
+"""Images of a specimen whose depths lie at different defocus."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+from torch import Tensor
+
+from cryomend.ctf import Optics, coma_phase, contrast_transfer, electron_wavelength
+from cryomend.projection import ray_matrix
+
+__all__ = ["depth_nodes", "project_slabs", "shift_phase", "smear_slabs", "transfer_specimen"]
+
+
+def depth_nodes(
+    shape: tuple[int, int, int],
+    tilt_angle: float,
+    *,
+    pixel_size: float,
+    voltage_kv: float,
+    error: float = 0.01,
+) -> NDArray[np.float64]:
+    """Depths between which the transfer is interpolated, so dense that it errs by less than ``error``.
+
+    Between nodes ``d`` apart the linear interpolation of ``exp(i φ(z'))``, ``φ = π λ z' k²``, is off by
+    at most ``(π λ d k²)² / 8``; k is taken at Nyquist.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Volume (Z, Y, X).
+    tilt_angle : float
+        Degrees.
+    pixel_size : float
+        Å.
+    voltage_kv : float
+        Sets the wavelength.
+    error : float
+        Error of the amplitude at Nyquist.
+
+    Returns
+    -------
+    array, shape (nodes,)
+        Å from the rotation centre along the beam, evenly spaced, two at least; all voxels lie between.
+    """
+    half = _reach(shape, tilt_angle) * pixel_size
+    nyquist = 1 / (2 * pixel_size)
+    step = math.sqrt(8 * error) / (math.pi * electron_wavelength(voltage_kv) * nyquist**2)
+    return np.linspace(-half, half, max(2, math.ceil(2 * half / step) + 1))
+
+
+def _reach(shape: tuple[int, int, int], tilt_angle: float) -> float:
+    """Largest distance of a voxel from the rotation centre along the beam, in voxels."""
+    theta = math.radians(tilt_angle)
+    return max(abs(math.cos(theta)) * (shape[0] // 2) + abs(math.sin(theta)) * (shape[2] // 2), 0.5)
+
+
+def _slab_matrix(
+    depth: int, width: int, tilt_angle: float, nodes_px: NDArray[np.float64]
+) -> csr_matrix:
+    """Rays through a (z, x) plane, each weight split between the two nodes beside the voxel's depth.
+
+    Row ``j * width + x'`` is the ray through pixel ``x'``, weighted by the hat function of node ``j``.
+    """
+    rays = ray_matrix(depth, width, np.array([tilt_angle])).tocoo()
+    theta = math.radians(tilt_angle)
+    z, x = rays.col // width - depth // 2, rays.col % width - width // 2
+    place = (z * math.cos(theta) - x * math.sin(theta) - nodes_px[0]) / (nodes_px[1] - nodes_px[0])
+    low = np.clip(np.floor(place).astype(np.int64), 0, len(nodes_px) - 2)
+    share = np.clip(place - low, 0, 1)  # but for rounding it lies in there
+    rows = np.concatenate([low, low + 1]) * width + np.tile(rays.row, 2)
+    weights = np.concatenate([rays.data * (1 - share), rays.data * share]).astype(np.float32)
+    shape = (len(nodes_px) * width, depth * width)
+    return csr_matrix((weights, (rows, np.tile(rays.col, 2))), shape=shape)
+
+
+def _multiply(matrix: csr_matrix, columns: Tensor) -> Tensor:
+    """Product with a dense tensor on its device."""
+    if columns.device.type == "cpu":
+        return torch.from_numpy(matrix @ columns.numpy())
+    entries = matrix.tocoo()
+    places = torch.from_numpy(np.stack([entries.row, entries.col])).to(columns.device)
+    values = torch.from_numpy(entries.data).to(columns.device)
+    return torch.sparse.mm(torch.sparse_coo_tensor(places, values, matrix.shape), columns)
+
+
+def project_slabs(density: Tensor, tilt_angle: float, *, nodes_px: NDArray[np.float64]) -> Tensor:
+    """Project a tilted specimen, split by depth along the beam.
+
+    Each voxel is shared by its two neighbours among the nodes of depth ``z' = -x sin t + z cos t`` in
+    proportion (hat functions, which add up to one), so that the parts add up to the projection.
+
+    Parameters
+    ----------
+    density : Tensor of float32, shape (Z, Y, X)
+        Any unit. Without a copy if Y is what runs fastest in memory.
+    tilt_angle : float
+        Degrees.
+    nodes_px : array, shape (nodes,)
+        Evenly spaced depths in voxels from the rotation centre; what lies outside counts for the nearest.
+
+    Returns
+    -------
+    Tensor of float32, shape (nodes, Y, X)
+        Line integrals in voxels.
+    """
+    depth, height, width = density.shape
+    columns = density.detach().float().permute(0, 2, 1).reshape(depth * width, height)
+    parts = _multiply(_slab_matrix(depth, width, tilt_angle, nodes_px), columns)
+    return parts.reshape(len(nodes_px), width, height).permute(0, 2, 1)
+
+
+def smear_slabs(parts: Tensor, tilt_angle: float, *, nodes_px: NDArray[np.float64], depth: int) -> Tensor:
+    """Smear the images of slabs back into a volume: the exact adjoint of `project_slabs`.
+
+    Parameters
+    ----------
+    parts : Tensor of float32, shape (nodes, Y, X)
+        Images.
+    tilt_angle, nodes_px
+        As in `project_slabs`.
+    depth : int
+        Z extent of the volume in voxels.
+
+    Returns
+    -------
+    Tensor of float32, shape (depth, Y, X)
+    """
+    nodes, height, width = parts.shape
+    columns = parts.float().permute(0, 2, 1).reshape(nodes * width, height)
+    matrix = _slab_matrix(depth, width, tilt_angle, nodes_px).T.tocsr()
+    return _multiply(matrix, columns).reshape(depth, width, height).permute(0, 2, 1)
+
+
+def transfer_specimen(
+    density: Tensor,
+    tilt_angle: float,
+    *,
+    pixel_size: float,
+    defocus_um: float,
+    optics: Optics,
+    astigmatism_um: float = 0.0,
+    astigmatism_angle: float = 0.0,
+    defocus_hand: int = 1,
+    beam_tilt_mrad_xy: tuple[float, float] = (0.0, 0.0),
+    nodes: NDArray[np.float64] | None = None,
+) -> Tensor:
+    """Project a tilted specimen through the lens, every depth with its own defocus.
+
+    The specimen is split among ``nodes`` of depth (`project_slabs`). Each part is multiplied by the CTF
+    at ``Δf0 - hand z'``; a beam tilted by ``β`` shows it displaced by ``z' tan β``, with coma.
+
+    Parameters
+    ----------
+    density : Tensor, shape (Z, Y, X)
+        V.
+    tilt_angle : float
+        Degrees.
+    pixel_size : float
+        Å, equal to the voxel size.
+    defocus_um : float
+        At the rotation centre, positive = underfocus.
+    optics : Optics
+        The lens.
+    astigmatism_um, astigmatism_angle : float
+        As in `contrast_transfer`.
+    defocus_hand : int
+        1 as IMOD has it: the right side is more underfocused at positive tilt; or -1.
+    beam_tilt_mrad_xy : pair of float
+        Beam tilt along X and Y.
+    nodes : array, optional, shape (nodes,)
+        Evenly spaced depths in Å; `depth_nodes` if None. A single one: no gradient.
+
+    Returns
+    -------
+    Tensor of complex64, shape of ``rfft2`` of an image
+        Transform of projected potential times CTF, V Å.
+
+    Notes
+    -----
+    Weak phase: multiple scattering is left out.
+    """
+    volume = (density.shape[0], density.shape[1], density.shape[2])
+    if nodes is None:
+        nodes = depth_nodes(volume, tilt_angle, pixel_size=pixel_size, voltage_kv=optics.voltage_kv)
+    shape, device = volume[1:], density.device
+    around = nodes if len(nodes) > 1 else nodes[0] + np.array([0.0, 1e9])  # a second that gets nothing
+    parts = project_slabs(density, tilt_angle, nodes_px=around / pixel_size)
+    total = torch.zeros(shape[0], shape[1] // 2 + 1, dtype=torch.complex64, device=device)
+    for node, part in zip(nodes.tolist(), parts, strict=False):
+        spectrum = torch.fft.rfft2(part) * contrast_transfer(
+            shape,
+            pixel_size=pixel_size,
+            defocus_um=defocus_um - 1e-4 * defocus_hand * node,
+            optics=optics,
+            astigmatism_um=astigmatism_um,
+            astigmatism_angle=astigmatism_angle,
+            device=device,
+        )
+        if any(beam_tilt_mrad_xy):
+            spectrum = spectrum * shift_phase(shape, parallax(node / pixel_size, beam_tilt_mrad_xy), device)
+        total += spectrum
+    if any(beam_tilt_mrad_xy):
+        total = total * coma_phase(
+            shape, pixel_size=pixel_size, optics=optics, beam_tilt_mrad_xy=beam_tilt_mrad_xy, device=device
+        )
+    return total * pixel_size
+
+
+def parallax(depth: float, beam_tilt_mrad_xy: tuple[float, float]) -> tuple[float, float]:
+    """Displacement ``z' tan β`` along X and Y of what lies at a depth, in its unit."""
+    return depth * math.tan(1e-3 * beam_tilt_mrad_xy[0]), depth * math.tan(1e-3 * beam_tilt_mrad_xy[1])
+
+
+def shift_phase(shape: tuple[int, int], shift_xy_px: Sequence[float], device: torch.device) -> Tensor:
+    """Fourier factor (``rfft2`` layout) that moves an image by a sub-pixel shift."""
+    ky = torch.fft.fftfreq(shape[0], device=device)[:, None]
+    kx = torch.fft.rfftfreq(shape[1], device=device)[None]
+    angle = -2 * math.pi * (kx * shift_xy_px[0] + ky * shift_xy_px[1])
+    return torch.polar(torch.ones_like(angle), angle)
