@@ -43,6 +43,12 @@ def write_pair(folder, tomogram, density):
 ATOM = "ATOM      1 {:<4} ALA A   1      11.104   6.134  -6.504  1.00  0.00          {:>2}\n"
 TEXTS = {
     "steep.tlt": "-95\n0\n40\n",
+    "text.mdoc": "nothing",
+    "two.mdoc": "".join(
+        f"[ZValue = {z}]\nTiltAngle = {z}\nExposureDose = 3\nPriorRecordDose = {3 * z}\n\n" for z in (0, 1)
+    ),
+    "no-mtf.yaml": "mtf: no.star",
+    "text-mtf.yaml": "mtf: text.mrc",
     "two.xf": "1 0 0 1 0 0\n" * 2,
     "far.aln": "# SEC ROT\n" + "".join(f"{n} 0 1 0 0 1 1 1 0 {n}\n" for n in (0, 3, 7)),
     "other.aln": "# SEC ROT\n" + "".join(f"{n} 0 1 0 0 1 1 1 0 {n}\n" for n in (0, 1, 2)),
@@ -147,6 +153,12 @@ REFUSED = {
         "density.mrc --tilt-range -60 60 nan": ("step must be positive",),
         "density.mrc --tilt-range -60 60 3 --tilt-angles three.tlt": ("--tilt-angles and --tilt-range",),
         "density.mrc --snr -1": ("snr",),
+        "density.mrc --scheme spiral": ("scheme", "'dose-symmetric', 'bidirectional' or 'continuous'"),
+        "density.mrc --mdoc no.mdoc": ("no.mdoc", "does not exist"),
+        "density.mrc --mdoc text.mdoc": ("text.mdoc", "not an mdoc file"),
+        "density.mrc --mdoc two.mdoc --tilt-angles three.tlt": ("two.mdoc has 2 images", "3 tilt angles"),
+        "density.mrc --config no-mtf.yaml": ("no.star", "does not exist"),
+        "density.mrc --config text-mtf.yaml": ("text.mrc", "rlnMtfValue"),
         "density.mrc --fluence 0": ("fluence.0",),
         "density.mrc --config misspelt-acquisition.yaml": ("defocus:",),
         "density.mrc --device tpu": ("unknown device 'tpu'",),
@@ -173,7 +185,7 @@ REFUSED = {
         "--correct-ctf three.tlt": ("three.tlt", "does not fit"),
         "--dose-weight two.tlt": ("two.tlt", "negative exposures"),
         "--dose-weight two.dose": ("two.dose has 2 rows", "stack.mrc has 3"),
-        "--dose-weight zero.dose": ("zero.dose", "holds no exposure"),
+        "--dose-weight zero.dose": ("zero.dose", "repeats an exposure"),
         "--deconvolve": ("--deconvolve needs the defocus",),
         "--even stack.mrc": ("--even and --odd belong together",),
         "--even wide.mrc --odd wide.mrc": ("wide.mrc has shape", "halves are of the same images"),

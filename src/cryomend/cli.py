@@ -106,7 +106,8 @@ def acquire(
 
     dose = None if fluence is None else (fluence, fluence)
     settings = load_config(AcquisitionConfig, config, snr=snr, fluence=dose, scheme=scheme)
-    angles = choose_angles(tilt_angles, tilt_range)
+    repeated = [n for n, v in (("--scheme", scheme), ("--fluence", fluence)) if v is not None]
+    angles = choose_angles(tilt_angles, tilt_range, mdoc=mdoc, ordered_by=" and ".join(repeated))
     with _progress_bar("recording") as show:
         notes = acquire_file(
             density, output, config=settings, tilt_angles=angles, seed=seed, mdoc=mdoc, halves=halves,

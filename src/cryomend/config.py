@@ -208,15 +208,27 @@ class AcquisitionConfig(StageConfig):
     )
     scheme_start: float = Field(0.0, ge=-90, le=90, description="tilt at which the scheme starts, degrees")
     scheme_group: int = Field(1, ge=1, description="tilts of one side in a row in the dose-symmetric scheme")
+    scheme_direction: Literal[1, -1] = Field(1, description="side that comes first; -1 is downwards")
     fluence_exponent: float = Field(
         0.0, ge=0, description="n: fluence per tilt grows as 1/cos^n of the tilt, with the same total"
     )
     phase_shift: Range = Field((0.0, 0.0), description="of a phase plate, degrees")
+    phase_shift_drift: Range = Field(
+        (0.0, 0.0), description="what it gains until the end of the series, with the fluence, degrees"
+    )
+    defocus_error: NotNegativeRange = Field(
+        (0.0, 0.0), description="standard deviation of the defocus from tilt to tilt, µm"
+    )
+    astigmatism_error: NotNegativeRange = Field(
+        (0.0, 0.0), description="of the astigmatism from tilt to tilt, either component, µm"
+    )
     astigmatism_um: NotNegativeRange = Field((0.0, 0.1), description="half difference of the defoci, µm")
     focal_spread: NotNegativeRange = Field((40.0, 100.0), description="standard deviation of defocus, Å")
     source_angle_mrad: NotNegativeRange = Field((0.005, 0.02), description="half-angle of the source, mrad")
     defocus_hand: Literal[1, -1] = Field(1, description="sense of the defocus gradient; 1 is IMOD's")
-    beam_tilt_mrad: NotNegativeRange = Field((0.0, 0.0), description="off the optical axis, any azimuth")
+    beam_tilt_mrad: NotNegativeRange = Field(
+        (0.0, 0.0), description="off the optical axis, any azimuth: parallax and coma"
+    )
     x_tilt: Range = Field((0.0, 0.0), description="of the specimen about X, degrees")
     tilt_axis_angle: Range = Field(
         (0.0, 0.0),
@@ -242,6 +254,9 @@ class AcquisitionConfig(StageConfig):
         description="counting noise is blurred like the signal (DQE flat in frequency), or white (DQE falls "
         "as MTF²)",
     )
+    dqe_nyquist: MtfRange | None = Field(
+        None, description="DQE at Nyquist, from dqe at 0 as a Gaussian in frequency; instead of noise_power"
+    )
     gain_error: NotNegativeRange = Field(
         (0.0, 0.0), description="standard deviation of uncorrected gain, percent, the same in all images"
     )
@@ -253,6 +268,12 @@ class AcquisitionConfig(StageConfig):
     def _spans_a_range(self) -> AcquisitionConfig:
         if self.tilt_min[1] >= self.tilt_max[0]:
             raise ValueError(f"tilt_min {self.tilt_min} must lie below tilt_max {self.tilt_max}")
+        return self
+
+    @model_validator(mode="after")
+    def _dqe_falls(self) -> AcquisitionConfig:
+        if self.dqe_nyquist is not None and self.dqe_nyquist[1] > self.dqe[0]:
+            raise ValueError(f"dqe_nyquist {self.dqe_nyquist} must not rise above dqe {self.dqe}")
         return self
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
-
-from cryomend.fourier import radial_frequency
 
 __all__ = ["Optics", "coma_phase", "contrast_transfer", "electron_wavelength", "interaction_constant"]
 
@@ -99,22 +98,29 @@ def contrast_transfer(
     if not 0 <= optics.amplitude_contrast <= 1:
         raise ValueError(f"amplitude contrast must lie in 0..1, got {optics.amplitude_contrast:g}")
     wavelength = electron_wavelength(optics.voltage_kv)
-    k = radial_frequency(shape, half=True, device=device).double() / pixel_size
-    ky = torch.fft.fftfreq(shape[0], device=device)[:, None]
-    kx = torch.fft.rfftfreq(shape[1], device=device)[None]
-    azimuth = torch.atan2(ky, kx).double() - math.radians(astigmatism_angle)
-    defocus = 1e4 * (defocus_um + astigmatism_um * torch.cos(2 * azimuth))
-    gamma = math.pi * wavelength * defocus * k**2
-    gamma = gamma - math.pi / 2 * optics.spherical_aberration_mm * 1e7 * wavelength**3 * k**4
-    gamma = gamma + math.radians(optics.phase_shift) + math.asin(optics.amplitude_contrast)
-    transfer = -torch.sin(gamma)
-    if optics.focal_spread:
-        transfer = transfer * torch.exp(-((math.pi * wavelength * optics.focal_spread * k**2) ** 2) / 2)
-    if optics.source_angle_mrad:
-        aberration = optics.spherical_aberration_mm * 1e7 * wavelength**2 * k**3
-        slope = math.pi * 1e-3 * optics.source_angle_mrad * (aberration - defocus * k)
-        transfer = transfer * torch.exp(-(slope**2))
+    squares = [part / pixel_size**2 for part in _frequency_squares(shape, torch.device(device or "cpu"))]
+    twice = 2 * math.radians(astigmatism_angle)
+    k2 = squares[0]
+    blurred = 1e4 * defocus_um * k2  # Δf(φ) k²
+    if astigmatism_um:
+        along = math.cos(twice) * squares[1] + math.sin(twice) * squares[2]  # k² cos 2(φ - angle)
+        blurred = blurred + 1e4 * astigmatism_um * along
+    aberration = optics.spherical_aberration_mm * 1e7 * wavelength**2 * k2**2
+    constant = math.radians(optics.phase_shift) + math.asin(optics.amplitude_contrast)
+    transfer = -torch.sin(math.pi * wavelength * (blurred - aberration / 2) + constant)
+    if optics.focal_spread or optics.source_angle_mrad:
+        temporal = (math.pi * wavelength * optics.focal_spread * k2) ** 2 / 2
+        slope = math.pi * 1e-3 * optics.source_angle_mrad * (aberration - blurred)
+        transfer = transfer * torch.exp(-temporal - slope**2 / k2.clamp(min=1e-12))
     return transfer.float()
+
+
+@lru_cache(maxsize=8)
+def _frequency_squares(shape: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """``k²``, ``k² cos 2φ`` and ``k² sin 2φ`` of every frequency, cycles per pixel; ``rfft2`` layout."""
+    ky = torch.fft.fftfreq(shape[0], device=device, dtype=torch.float64)[:, None]
+    kx = torch.fft.rfftfreq(shape[1], device=device, dtype=torch.float64)[None]
+    return kx**2 + ky**2, kx**2 - ky**2, 2 * kx * ky
 
 
 def coma_phase(

@@ -148,3 +148,37 @@ def test_draws_stay_in_their_ranges():
         exposure = draw_exposure(config, rng, thickness=900, tilts=len(angles), pixel_size=10.0)
         assert 2 <= exposure.defocus_um <= 6
         assert len(exposure.placements) == len(exposure.record()["placements"]) == len(angles)
+
+
+def test_damage_fades_late_tilts_more_than_early_ones():
+    density = torch.randn(8, 64, 64, generator=torch.Generator().manual_seed(0))
+    whole, faded = (record(density, snr=1e12, mtf_nyquist=1.0, damage=d, fluence=120) for d in (False, True))
+    left = (faded.var(dim=(1, 2)) / whole.var(dim=(1, 2))).tolist()
+    assert 1 > left[1] > left[2] > left[0]
+
+
+def test_prior_doses_add_up_in_the_order_of_recording():
+    exposure = Exposure(Optics(), fluence=90.0, scheme=("dose-symmetric", 0.0, 1, -1))
+    np.testing.assert_allclose(exposure.prior_doses(ANGLES), [30, 0, 60])
+    listed = Exposure(Optics(), doses=(1.0, 2.0, 4.0), places=(2, 1, 0))
+    np.testing.assert_allclose(listed.prior_doses(ANGLES), [6, 4, 0])
+
+
+def test_each_tilt_has_its_own_lens():
+    exposure = Exposure(
+        Optics(), defocus_um=3.0, astigmatism_um=0.2, astigmatism_angle=30.0, phase_shift_drift=90.0,
+        lens_errors=((0.1, 0, 0), (0, 0.0, 0.0), (0, -0.1, -0.1 * math.sqrt(3))),
+    )  # fmt: skip
+    lenses = exposure.lenses(ANGLES)
+    assert [lens.defocus_um for lens in lenses] == [3.1, 3.0, 3.0]
+    assert [lens.phase_shift for lens in lenses] == pytest.approx([75, 15, 45])
+    assert (lenses[1].astigmatism_um, lenses[1].astigmatism_angle) == pytest.approx((0.2, 30))
+    assert lenses[2].astigmatism_um == pytest.approx(0, abs=1e-9)
+
+
+def test_dqe_at_nyquist_is_drawn_relative_to_that_at_zero_and_may_not_rise():
+    config = AcquisitionConfig(dqe=(0.8, 0.8), dqe_nyquist=(0.4, 0.4))
+    exposure = draw_exposure(config, np.random.default_rng(0), thickness=900, tilts=3, pixel_size=10.0)
+    assert exposure.dqe_nyquist == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="dqe_nyquist"):
+        AcquisitionConfig(dqe=(0.5, 0.9), dqe_nyquist=(0.6, 0.7))

@@ -57,3 +57,66 @@ def test_a_tilt_about_x_follows_imods_sign():
     place = centre_of(turned.sum(2))
     expected = (y * math.sin(angle) + z * math.cos(angle), y * math.cos(angle) - z * math.sin(angle))
     assert place == pytest.approx(expected, abs=0.05)
+
+
+@pytest.mark.parametrize("beam", [(0.0, 0.0), (8.0, -5.0)])
+def test_projection_and_back_projection_in_any_pose_are_adjoint(beam):
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.rand(9, 21, 24, generator=generator), torch.rand(4, 21, 24, generator=generator)
+    pose = {"x_tilt": 6.0, "beam_tilt_mrad_xy": beam}
+    forward = (project_placed(x, ANGLES, PLACEMENTS, **pose).double() * y).sum()
+    backward = (x.double() * backproject_placed(y, ANGLES, PLACEMENTS, depth=9, **pose)).sum()
+    assert forward.item() == pytest.approx(backward.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("tilt", [-50.0, 0.0, 30.0])
+@pytest.mark.parametrize("x_tilt", [-12.0, 0.0, 12.0])
+def test_a_bead_falls_where_the_conventions_put_it(tilt, x_tilt):
+    """y1 = y cos a - z sin a, z1 = y sin a + z cos a, x' = x cos t + z1 sin t, y' = y1."""
+    x, y, z = 6, 5, 4
+    image = project_placed(blob((32, 48, 48), (z, y, x)), np.array([tilt]), [Placement()], x_tilt=x_tilt)[0]
+    a, t = math.radians(x_tilt), math.radians(tilt)
+    z1 = y * math.sin(a) + z * math.cos(a)
+    expected = x * math.cos(t) + z1 * math.sin(t), y * math.cos(a) - z * math.sin(a)
+    assert centre_of(image)[::-1] == pytest.approx(expected, abs=0.05)
+
+
+@pytest.mark.parametrize("beam", [(30.0, 0.0), (0.0, -30.0)])
+def test_a_tilted_beam_displaces_by_the_depth_along_it(beam):
+    x, z, tilt = 6, 9, 25.0
+    volume = blob((40, 48, 48), (z, 0, x))
+    image = project_placed(volume, np.array([tilt]), [Placement()], beam_tilt_mrad_xy=beam)[0]
+    t = math.radians(tilt)
+    depth = -x * math.sin(t) + z * math.cos(t)
+    expected = [
+        u + depth * math.tan(1e-3 * b)
+        for u, b in zip((x * math.cos(t) + z * math.sin(t), 0), beam, strict=True)
+    ]
+    assert centre_of(image)[::-1] == pytest.approx(expected, abs=0.05)
+
+
+def test_a_beam_tilted_along_x_sees_the_specimen_tilted_further():
+    """x' + z' tan β = (x cos(t + β) + z sin(t + β)) / cos β."""
+    volume, beta = blob((40, 48, 48), (9, 0, 5)), 40.0
+    slanted = project_placed(volume, np.array([20.0]), [Placement()], beam_tilt_mrad_xy=(beta, 0.0))
+    further = project_placed(volume, np.array([20 + math.degrees(1e-3 * beta)]), [Placement()])
+    torch.testing.assert_close(slanted, further, atol=0.03 * float(further.max()), rtol=0)
+
+
+def test_local_motion_moves_what_lies_there():
+    field = torch.zeros(64, 64, 2)
+    field[..., 0], field[..., 1] = 1.5, -0.5
+    placed = place_image(blob((64, 64), (4, 3)), Placement(), displacement_xy=field)
+    assert centre_of(placed) == pytest.approx((3.5, 4.5), abs=0.05)
+
+
+def test_a_placement_that_does_nothing_returns_the_image():
+    image = torch.rand(20, 31, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(place_image(image, Placement()), image, atol=1e-4, rtol=0)
+
+
+def test_numbers_that_do_not_match_are_refused():
+    with pytest.raises(ValueError, match="2 placements but 4 tilt angles"):
+        project_placed(torch.zeros(4, 8, 8), ANGLES, PLACEMENTS[:2])
+    with pytest.raises(ValueError, match="2 images but 4 tilt angles"):
+        backproject_placed(torch.zeros(2, 8, 8), ANGLES, PLACEMENTS, depth=4)

@@ -38,3 +38,10 @@ def test_the_fluence_is_shared_out_whole():
     np.testing.assert_allclose(equal, 10)
     assert more.sum() == pytest.approx(70)
     assert more[0] / more[3] == pytest.approx(1 / np.cos(np.radians(54)))
+
+
+def test_the_other_direction_mirrors_every_scheme():
+    assert sequence(direction=-1) == [0, -3, 3, -6, 6, -9, 9]
+    assert sequence(direction=-1, group=2) == [0, -3, -6, 3, 6, -9, 9]
+    assert sequence(scheme="bidirectional", direction=-1) == [0, -3, -6, -9, 3, 6, 9]
+    assert sequence(scheme="continuous", direction=-1) == ANGLES[::-1].tolist()

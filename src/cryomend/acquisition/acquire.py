@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryomend.acquisition.defocus_gradient import shift_phase, transfer_specimen
-from cryomend.acquisition.detector import count_electrons, detector_mtf, draw_defects
-from cryomend.acquisition.exposure import Exposure, thickness_transmission
+from cryomend.acquisition.detector import count_electrons, counting_filters, detector_mtf, draw_defects
+from cryomend.acquisition.exposure import Exposure, Lens, thickness_transmission
 from cryomend.acquisition.placement import Placement, place_image, rotate_about_x
 from cryomend.ctf import interaction_constant
 from cryomend.dose import radiation_damage
 from cryomend.fourier import filter_fourier
 from cryomend.mixing import mix_noise
 
-__all__ = ["TiltSeries", "acquire_halves", "acquire_tilt_series"]
+__all__ = ["TiltSeries", "acquire_halves", "acquire_tilt_series", "exposure_mtf"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ def acquire_tilt_series(
     exposure: Exposure,
     generator: torch.Generator,
     noise: Tensor | None = None,
+    on_tilt: Callable[[int], None] = lambda tilt: None,
 ) -> Tensor:
     """Simulate the images that a microscope records of a specimen.
 
@@ -56,6 +57,8 @@ def acquire_tilt_series(
         Source of the counting noise and the detector's defects, on the device of ``density``.
     noise : Tensor, optional, shape (tilt, Y, X)
         Noise of unit variance, learned say, that replaces white noise when ``exposure.snr`` is given.
+    on_tilt : callable
+        Told the number of each tilt when it is done.
 
     Returns
     -------
@@ -71,16 +74,19 @@ def acquire_tilt_series(
     -----
     Weak phase: ``I = I0 (1 + 2 σ v ⊗ CTF)`` with the projected potential ``v`` in V Å and
     ``CTF = -sin γ``, every depth with its own defocus (`transfer_specimen`). Damage is that of the
-    middle of each exposure. The MTF acts on the signal; on the counting noise as well (DQE flat in
-    frequency) or not (``noise_power = "white"``: DQE falls as MTF²).
+    middle of each exposure. What the detector does to signal and noise stands in `counting_filters`.
     """
     if exposure.snr is None:
-        return acquire_halves(
-            density, tilt_angles, pixel_size=pixel_size, exposure=exposure, generator=generator
-        ).images
-    expected = _expected_counts(density, tilt_angles, pixel_size, exposure)
-    mtf = _mtf(exposure, (density.shape[1], density.shape[2]), pixel_size, density.device)
-    series = torch.stack([filter_fourier(image, mtf) for image in expected(range(len(tilt_angles)))])
+        recorded = _record(
+            density, tilt_angles, pixel_size, exposure, generator, exposures=1, on_tilt=on_tilt
+        )
+        return recorded[0]
+    mtf = exposure_mtf(exposure, (density.shape[1], density.shape[2]), pixel_size, density.device)
+    images = []
+    for i, image in enumerate(_expected_counts(density, tilt_angles, pixel_size, exposure)):
+        images.append(filter_fourier(image, mtf))
+        on_tilt(i)
+    series = torch.stack(images)
     if noise is None:
         noise = torch.randn(series.shape, generator=generator, device=density.device)
     return mix_noise(series, noise, snr=exposure.snr)
@@ -101,10 +107,8 @@ def acquire_halves(
 
     Parameters
     ----------
-    density, tilt_angles, pixel_size, exposure, generator
+    density, tilt_angles, pixel_size, exposure, generator, on_tilt
         As in `acquire_tilt_series`; ``exposure.snr`` plays no part.
-    on_tilt : callable
-        Told the number of each tilt when it is done.
 
     Returns
     -------
@@ -115,30 +119,48 @@ def acquire_halves(
     ValueError
         If an angle lies outside ±90 degrees.
     """
-    shape = (density.shape[1], density.shape[2])
-    mtf = _mtf(exposure, shape, pixel_size, density.device)
-    gain, hot = draw_defects(
-        shape, gain_error=exposure.gain_error, hot_per_million=exposure.hot_pixels, generator=generator
-    )
-    halves = torch.empty(2, len(tilt_angles), *shape, device=density.device)
-    expected = _expected_counts(density, tilt_angles, pixel_size, exposure)
-    for i, image in enumerate(expected(range(len(tilt_angles)))):
-        if exposure.noise_power == "white":
-            image = filter_fourier(image, mtf)
-        for half in range(2):
-            counts = count_electrons(image / 2, generator)
-            if exposure.noise_power == "mtf":
-                counts = filter_fourier(counts, mtf)
-            counts = counts * gain
-            halves[half, i] = torch.where(hot, counts + _HOT * float(image.mean()) / 2, counts)
-        on_tilt(i)
-    return TiltSeries(halves[0] + halves[1], halves[0], halves[1])
+    even, odd = _record(density, tilt_angles, pixel_size, exposure, generator, exposures=2, on_tilt=on_tilt)
+    return TiltSeries(even + odd, even, odd)
 
 
 _HOT = 20.0  # counts of a hot pixel over the mean
 
 
-def _mtf(exposure: Exposure, shape: tuple[int, int], pixel_size: float, device: torch.device) -> Tensor:
+def _record(
+    density: Tensor,
+    tilt_angles: NDArray[Any],
+    pixel_size: float,
+    exposure: Exposure,
+    generator: torch.Generator,
+    *,
+    exposures: int,
+    on_tilt: Callable[[int], None],
+) -> Tensor:
+    """Count the electrons of each tilt in several exposures alike, (exposure, tilt, Y, X)."""
+    shape = (density.shape[1], density.shape[2])
+    before, after = counting_filters(
+        exposure_mtf(exposure, shape, pixel_size, density.device),
+        shape,
+        noise_power=exposure.noise_power,
+        dqe_nyquist=exposure.dqe_nyquist,
+    )
+    gain, hot = draw_defects(
+        shape, gain_error=exposure.gain_error, hot_per_million=exposure.hot_pixels, generator=generator
+    )
+    recorded = torch.empty(exposures, len(tilt_angles), *shape, device=density.device)
+    for i, image in enumerate(_expected_counts(density, tilt_angles, pixel_size, exposure)):
+        expected = filter_fourier(image, before) / exposures
+        extra = _HOT * float(expected.mean()) * hot
+        for part in recorded:
+            part[i] = filter_fourier(count_electrons(expected, generator), after) * gain + extra
+        on_tilt(i)
+    return recorded
+
+
+def exposure_mtf(
+    exposure: Exposure, shape: tuple[int, int], pixel_size: float, device: torch.device
+) -> Tensor:
+    """Modulation transfer of an exposure's detector at a pixel size in Å, shape of ``rfft2``."""
     binning = 1.0 if exposure.detector_pixel is None else pixel_size / exposure.detector_pixel
     return detector_mtf(
         shape, at_nyquist=exposure.mtf_nyquist, curve=exposure.mtf, binning=binning, device=device
@@ -147,44 +169,46 @@ def _mtf(exposure: Exposure, shape: tuple[int, int], pixel_size: float, device: 
 
 def _expected_counts(
     density: Tensor, tilt_angles: NDArray[Any], pixel_size: float, exposure: Exposure
-) -> Callable[[range], Any]:
-    """A generator of the electrons expected in each pixel of the tilts of a range."""
+) -> Iterator[Tensor]:
+    """Electrons expected in each pixel, tilt by tilt."""
     shape = (density.shape[1], density.shape[2])
     specimen = rotate_about_x(density, exposure.x_tilt) if exposure.x_tilt else density
+    specimen = specimen.permute(0, 2, 1).contiguous().permute(0, 2, 1)  # rows along Y, for the projection
     _, doses = exposure.timing(tilt_angles)
-    prior = exposure.prior_doses(tilt_angles)
+    prior, shares = exposure.prior_doses(tilt_angles), exposure.shares(tilt_angles)
     passed = thickness_transmission(
         tilt_angles, thickness=exposure.thickness, mean_free_path=exposure.mean_free_path
     )
-
-    def images(tilts: range) -> Any:
-        for i in tilts:
-            spectrum = transfer_specimen(
-                specimen,
-                float(tilt_angles[i]),
+    for i, lens in enumerate(exposure.lenses(tilt_angles)):
+        spectrum = _transferred(specimen, float(tilt_angles[i]), pixel_size, exposure, lens)
+        if exposure.damage:
+            spectrum = spectrum * radiation_damage(
+                shape,
                 pixel_size=pixel_size,
-                defocus_um=exposure.defocus_um,
-                optics=exposure.optics,
-                astigmatism_um=exposure.astigmatism_um,
-                astigmatism_angle=exposure.astigmatism_angle,
-                defocus_hand=exposure.defocus_hand,
-                beam_tilt_mrad_xy=exposure.beam_tilt_mrad_xy,
-            ) * (2 * interaction_constant(exposure.optics.voltage_kv))
-            middle = float(prior[i] + doses[i] / 2)
-            if exposure.damage:
-                spectrum = spectrum * radiation_damage(
-                    shape,
-                    pixel_size=pixel_size,
-                    accumulated_fluence=middle,
-                    voltage_kv=exposure.optics.voltage_kv,
-                    device=density.device,
-                )
-            share = middle / max(float(doses.sum()), 1e-12)
-            contrast = _placed(spectrum, shape, exposure, i, share * exposure.motion / pixel_size)
-            electrons = float(doses[i]) * pixel_size**2 * float(passed[i]) * exposure.dqe
-            yield electrons * (1 + contrast)
+                accumulated_fluence=float(prior[i] + doses[i] / 2),
+                voltage_kv=exposure.optics.voltage_kv,
+                device=density.device,
+            )
+        contrast = _placed(spectrum, shape, exposure, i, float(shares[i]) * exposure.motion / pixel_size)
+        yield float(doses[i]) * pixel_size**2 * float(passed[i]) * exposure.dqe * (1 + contrast)
 
-    return images
+
+def _transferred(
+    specimen: Tensor, tilt_angle: float, pixel_size: float, exposure: Exposure, lens: Lens
+) -> Tensor:
+    """Spectrum of the contrast of one tilt, twice the phase times the CTF."""
+    spectrum = transfer_specimen(
+        specimen,
+        tilt_angle,
+        pixel_size=pixel_size,
+        defocus_um=lens.defocus_um,
+        optics=replace(exposure.optics, phase_shift=lens.phase_shift),
+        astigmatism_um=lens.astigmatism_um,
+        astigmatism_angle=lens.astigmatism_angle,
+        defocus_hand=exposure.defocus_hand,
+        beam_tilt_mrad_xy=exposure.beam_tilt_mrad_xy,
+    )
+    return spectrum * (2 * interaction_constant(exposure.optics.voltage_kv))
 
 
 def _placed(

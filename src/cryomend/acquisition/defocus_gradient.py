@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
+from scipy.sparse import csc_matrix, csr_matrix
 from torch import Tensor
 
 from cryomend.ctf import Optics, coma_phase, contrast_transfer, electron_wavelength
-from cryomend.projection import ray_matrix
 
-__all__ = ["depth_nodes", "project_slabs", "shift_phase", "smear_slabs", "transfer_specimen"]
+__all__ = [
+    "depth_nodes",
+    "parallax",
+    "project_slabs",
+    "shift_phase",
+    "smear_slabs",
+    "transfer_specimen",
+    "voxel_depths",
+]
 
 
 def depth_nodes(
@@ -22,13 +30,14 @@ def depth_nodes(
     tilt_angle: float,
     *,
     pixel_size: float,
-    voltage_kv: float,
+    voltage_kv: float | None = None,
+    beam_tilt_mrad_xy: tuple[float, float] = (0.0, 0.0),
     error: float = 0.01,
 ) -> NDArray[np.float64]:
     """Depths between which the transfer is interpolated, so dense that it errs by less than ``error``.
 
-    Between nodes ``d`` apart the linear interpolation of ``exp(i φ(z'))``, ``φ = π λ z' k²``, is off by
-    at most ``(π λ d k²)² / 8``; k is taken at Nyquist.
+    Between nodes ``d`` apart the linear interpolation of ``exp(i φ(z'))`` is off by at most ``(φ' d)² / 8``,
+    where ``φ' = π λ k² + 2π k tan β`` is what defocus and beam tilt β add per depth; k is taken at Nyquist.
 
     Parameters
     ----------
@@ -38,8 +47,10 @@ def depth_nodes(
         Degrees.
     pixel_size : float
         Å.
-    voltage_kv : float
-        Sets the wavelength.
+    voltage_kv : float, optional
+        Sets the wavelength; no defocus if None.
+    beam_tilt_mrad_xy : pair of float
+        Beam tilt along X and Y.
     error : float
         Error of the amplitude at Nyquist.
 
@@ -48,38 +59,50 @@ def depth_nodes(
     array, shape (nodes,)
         Å from the rotation centre along the beam, evenly spaced, two at least; all voxels lie between.
     """
-    half = _reach(shape, tilt_angle) * pixel_size
-    nyquist = 1 / (2 * pixel_size)
-    step = math.sqrt(8 * error) / (math.pi * electron_wavelength(voltage_kv) * nyquist**2)
-    return np.linspace(-half, half, max(2, math.ceil(2 * half / step) + 1))
+    theta, nyquist = math.radians(tilt_angle), 1 / (2 * pixel_size)
+    half = abs(math.cos(theta)) * (shape[0] // 2) + abs(math.sin(theta)) * (shape[2] // 2)
+    half = max(half, 0.5) * pixel_size
+    wavelength = 0.0 if voltage_kv is None else electron_wavelength(voltage_kv)
+    parallax_rate = math.hypot(*parallax(1.0, beam_tilt_mrad_xy))
+    rate = math.pi * wavelength * nyquist**2 + 2 * math.pi * nyquist * parallax_rate
+    return np.linspace(-half, half, max(2, math.ceil(2 * half * rate / math.sqrt(8 * error)) + 1))
 
 
-def _reach(shape: tuple[int, int, int], tilt_angle: float) -> float:
-    """Largest distance of a voxel from the rotation centre along the beam, in voxels."""
+def voxel_depths(depth: int, width: int, tilt_angle: float, voxel_size: float) -> NDArray[np.float64]:
+    """Depth ``z' = -x sin t + z cos t`` of the voxels of a (z, x) plane, Å from the rotation centre."""
+    z, x = np.arange(depth)[:, None] - depth // 2, np.arange(width)[None] - width // 2
     theta = math.radians(tilt_angle)
-    return max(abs(math.cos(theta)) * (shape[0] // 2) + abs(math.sin(theta)) * (shape[2] // 2), 0.5)
+    return (z * math.cos(theta) - x * math.sin(theta)) * voxel_size
 
 
-def _slab_matrix(
-    depth: int, width: int, tilt_angle: float, nodes_px: NDArray[np.float64]
-) -> csr_matrix:
-    """Rays through a (z, x) plane, each weight split between the two nodes beside the voxel's depth.
+def _slab_matrix(depth: int, width: int, tilt_angle: float, nodes_px: NDArray[np.float64]) -> csc_matrix:
+    """Joseph's rays through a (z, x) plane, split between the two nodes beside each voxel's depth.
 
     Row ``j * width + x'`` is the ray through pixel ``x'``, weighted by the hat function of node ``j``.
+    A voxel at the place ``q`` of the image has the weights ``max(0, 1 - |x' - q| / m) / m``,
+    ``m = max(|cos t|, |sin t|)``, in the two pixels beside it; see `cryomend.projection`.
     """
-    rays = ray_matrix(depth, width, np.array([tilt_angle])).tocoo()
-    theta = math.radians(tilt_angle)
-    z, x = rays.col // width - depth // 2, rays.col % width - width // 2
-    place = (z * math.cos(theta) - x * math.sin(theta) - nodes_px[0]) / (nodes_px[1] - nodes_px[0])
-    low = np.clip(np.floor(place).astype(np.int64), 0, len(nodes_px) - 2)
-    share = np.clip(place - low, 0, 1)  # but for rounding it lies in there
-    rows = np.concatenate([low, low + 1]) * width + np.tile(rays.row, 2)
-    weights = np.concatenate([rays.data * (1 - share), rays.data * share]).astype(np.float32)
-    shape = (len(nodes_px) * width, depth * width)
-    return csr_matrix((weights, (rows, np.tile(rays.col, 2))), shape=shape)
+    c, s = math.cos(math.radians(tilt_angle)), math.sin(math.radians(tilt_angle))
+    m = max(abs(c), abs(s))
+    z, x = np.arange(depth)[:, None] - depth // 2, np.arange(width)[None] - width // 2
+    q = (x * c + z * s).ravel() + width // 2
+    depths = voxel_depths(depth, width, tilt_angle, 1.0).ravel()
+    place = (depths - nodes_px[0]) / (nodes_px[1] - nodes_px[0])
+    node = np.clip(np.floor(place).astype(np.int32), 0, len(nodes_px) - 2)
+    share = np.clip(place - node, 0, 1)
+    pixel = np.floor(q).astype(np.int32)
+    rows, weights = [], []
+    for beside in (pixel, pixel + 1):
+        weight = np.clip(1 - abs(beside - q) / m, 0, None) / m * ((beside >= 0) & (beside < width))
+        row = node * width + np.clip(beside, 0, width - 1)
+        rows += [row, row + width]
+        weights += [weight * (1 - share), weight * share]
+    entries = np.stack(weights, 1).astype(np.float32).ravel(), np.stack(rows, 1).ravel()
+    ends = np.arange(0, 4 * depth * width + 1, 4, dtype=np.int32)
+    return csc_matrix((*entries, ends), shape=(len(nodes_px) * width, depth * width))
 
 
-def _multiply(matrix: csr_matrix, columns: Tensor) -> Tensor:
+def _multiply(matrix: csc_matrix | csr_matrix, columns: Tensor) -> Tensor:
     """Product with a dense tensor on its device."""
     if columns.device.type == "cpu":
         return torch.from_numpy(matrix @ columns.numpy())
@@ -109,10 +132,25 @@ def project_slabs(density: Tensor, tilt_angle: float, *, nodes_px: NDArray[np.fl
     Tensor of float32, shape (nodes, Y, X)
         Line integrals in voxels.
     """
-    depth, height, width = density.shape
-    columns = density.detach().float().permute(0, 2, 1).reshape(depth * width, height)
-    parts = _multiply(_slab_matrix(depth, width, tilt_angle, nodes_px), columns)
-    return parts.reshape(len(nodes_px), width, height).permute(0, 2, 1)
+    parts: Tensor = _Slabs.apply(density, tilt_angle, nodes_px)  # type: ignore[no-untyped-call]
+    return parts
+
+
+class _Slabs(torch.autograd.Function):
+    """`project_slabs`, whose derivative is its adjoint."""
+
+    @staticmethod
+    def forward(ctx: Any, density: Tensor, tilt_angle: float, nodes_px: NDArray[np.float64]) -> Tensor:
+        depth, height, width = density.shape
+        ctx.pose = tilt_angle, nodes_px, depth
+        columns = density.detach().float().permute(0, 2, 1).reshape(depth * width, height)
+        parts = _multiply(_slab_matrix(depth, width, tilt_angle, nodes_px), columns)
+        return parts.reshape(len(nodes_px), width, height).permute(0, 2, 1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        tilt_angle, nodes_px, depth = ctx.pose
+        return smear_slabs(gradient, tilt_angle, nodes_px=nodes_px, depth=depth), None, None
 
 
 def smear_slabs(parts: Tensor, tilt_angle: float, *, nodes_px: NDArray[np.float64], depth: int) -> Tensor:
@@ -133,7 +171,7 @@ def smear_slabs(parts: Tensor, tilt_angle: float, *, nodes_px: NDArray[np.float6
     """
     nodes, height, width = parts.shape
     columns = parts.float().permute(0, 2, 1).reshape(nodes * width, height)
-    matrix = _slab_matrix(depth, width, tilt_angle, nodes_px).T.tocsr()
+    matrix = _slab_matrix(depth, width, tilt_angle, nodes_px).T
     return _multiply(matrix, columns).reshape(depth, width, height).permute(0, 2, 1)
 
 
@@ -187,7 +225,10 @@ def transfer_specimen(
     """
     volume = (density.shape[0], density.shape[1], density.shape[2])
     if nodes is None:
-        nodes = depth_nodes(volume, tilt_angle, pixel_size=pixel_size, voltage_kv=optics.voltage_kv)
+        nodes = depth_nodes(
+            volume, tilt_angle, pixel_size=pixel_size, voltage_kv=optics.voltage_kv,
+            beam_tilt_mrad_xy=beam_tilt_mrad_xy,
+        )  # fmt: skip
     shape, device = volume[1:], density.device
     around = nodes if len(nodes) > 1 else nodes[0] + np.array([0.0, 1e9])  # a second that gets nothing
     parts = project_slabs(density, tilt_angle, nodes_px=around / pixel_size)

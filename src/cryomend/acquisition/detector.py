@@ -12,7 +12,7 @@ from torch import Tensor
 from cryomend.fourier import radial_frequency
 from cryomend.io import InputError, read_star_columns
 
-__all__ = ["Mtf", "count_electrons", "detector_mtf", "draw_defects", "read_mtf"]
+__all__ = ["Mtf", "count_electrons", "counting_filters", "detector_mtf", "draw_defects", "read_mtf"]
 
 Mtf = tuple[tuple[float, ...], tuple[float, ...]]
 """Frequencies in cycles per pixel of the detector, and the MTF there."""
@@ -86,6 +86,45 @@ def detector_mtf(
         return torch.exp(math.log(at_nyquist) * (k / 0.5) ** 2)
     values = np.interp((k / binning).cpu().numpy(), *curve) / np.interp(0.0, *curve)
     return torch.from_numpy(values).float().to(k.device)
+
+
+def counting_filters(
+    mtf: Tensor, shape: tuple[int, int], *, noise_power: str = "mtf", dqe_nyquist: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Split a detector's MTF into what acts before and what acts after the electrons are counted.
+
+    Counting makes white noise. A filter ``sqrt(DQE(k) / DQE(0))`` on the expected image before it and
+    ``MTF / sqrt(DQE(k) / DQE(0))`` on the counts after it give the signal the MTF, the noise the power
+    ``NPS(k) = MTF² DQE(0) / DQE(k)`` and so the ratio of the two the DQE.
+
+    Parameters
+    ----------
+    mtf : Tensor, shape of ``rfft2``
+        Modulation transfer.
+    shape : tuple of int
+        Image shape (Y, X).
+    noise_power : str
+        What is assumed when only the MTF is known: ``mtf``, the noise is blurred as the signal is and the
+        DQE is flat (integrating detectors); or ``white``, ``DQE(k) = DQE(0) MTF²`` (counting detectors).
+    dqe_nyquist : float, optional
+        DQE at Nyquist over that at 0; the DQE then is a Gaussian in frequency, and ``noise_power`` idle.
+
+    Returns
+    -------
+    before, after : Tensor of float32, shape of ``rfft2``
+
+    Raises
+    ------
+    ValueError
+        If ``noise_power`` is neither, or ``dqe_nyquist`` outside (0, 1].
+    """
+    if dqe_nyquist is not None:
+        before = detector_mtf(shape, at_nyquist=dqe_nyquist, device=mtf.device).sqrt()
+        return before, mtf / before
+    if noise_power not in ("mtf", "white"):
+        raise ValueError(f"noise_power is mtf or white, got {noise_power!r}")
+    flat = torch.ones_like(mtf)
+    return (flat, mtf) if noise_power == "mtf" else (mtf, flat)
 
 
 def count_electrons(expected: Tensor, generator: torch.Generator) -> Tensor:

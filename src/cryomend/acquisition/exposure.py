@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,18 +16,31 @@ from cryomend.config import AcquisitionConfig
 from cryomend.ctf import Optics
 from cryomend.geometry import tilt_angles_from_range
 
-__all__ = ["Exposure", "draw_exposure", "draw_tilt_angles", "thickness_transmission"]
+__all__ = ["Exposure", "Lens", "draw_exposure", "draw_tilt_angles", "thickness_transmission"]
+
+
+@dataclass(frozen=True)
+class Lens:
+    """What differs from tilt to tilt: defocus and half its difference in µm, angles in degrees."""
+
+    defocus_um: float
+    astigmatism_um: float
+    astigmatism_angle: float
+    phase_shift: float
 
 
 @dataclass(frozen=True)
 class Exposure:
     """How one tilt series is recorded; units as in CONVENTIONS.md.
 
-    ``thickness`` of the ice in Å; ``dqe`` the share of the electrons that counts; ``snr`` replaces
-    counting by white noise of that power ratio when given; ``scheme`` is (name, start, group). One entry
-    per tilt have ``placements`` (where the images fall on the detector; in place if empty), ``doses`` in
-    e⁻/Å² and ``places`` in time (shares of ``fluence`` and the scheme's order if empty). ``motion`` is
-    the largest local displacement at the end in Å, ``motion_field`` the coefficients of its pattern.
+    ``thickness`` of the ice in Å; ``dqe`` the share of the electrons that counts and
+    ``dqe_nyquist`` what is left of it at Nyquist (`counting_filters`); ``snr`` replaces
+    counting by white noise of that power ratio when given; ``scheme`` is (name, start, group, direction).
+    ``phase_shift_drift`` in degrees comes on top until the end of the series. One entry per tilt have
+    ``lens_errors`` (added to the defocus and to the astigmatism as a vector of twice its angle, µm),
+    ``placements`` (where the images fall on the detector; in place if empty), ``doses`` in e⁻/Å² and
+    ``places`` in time (shares of ``fluence`` and the scheme's order if empty). ``motion`` is the largest
+    local displacement at the end in Å, ``motion_field`` the coefficients of its pattern.
     """
 
     optics: Optics
@@ -40,9 +54,11 @@ class Exposure:
     dqe: float = 1.0
     damage: bool = True
     snr: float | None = None
-    scheme: tuple[str, float, int] = ("dose-symmetric", 0.0, 1)
+    scheme: tuple[str, float, int, int] = ("dose-symmetric", 0.0, 1, 1)
     fluence_exponent: float = 0.0
     defocus_hand: int = 1
+    phase_shift_drift: float = 0.0
+    lens_errors: tuple[tuple[float, float, float], ...] = ()
     beam_tilt_mrad_xy: tuple[float, float] = (0.0, 0.0)
     x_tilt: float = 0.0
     tilt_axis_angle: float = 0.0
@@ -54,6 +70,7 @@ class Exposure:
     mtf: Mtf | None = field(default=None, repr=False)
     detector_pixel: float | None = None
     noise_power: str = "mtf"
+    dqe_nyquist: float | None = None
     gain_error: float = 0.0
     hot_pixels: float = 0.0
 
@@ -65,10 +82,10 @@ class Exposure:
 
     def timing(self, tilt_angles: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Place of every tilt in time, and its fluence in e⁻/Å²."""
-        name, start, group = self.scheme
+        name, start, group, direction = self.scheme
         places = np.array(self.places, dtype=np.int64)
         if not len(places):
-            places = recording_order(tilt_angles, scheme=name, start=start, group=group)
+            places = recording_order(tilt_angles, scheme=name, start=start, group=group, direction=direction)
         doses = np.array(self.doses, dtype=np.float64)
         if not len(doses):
             doses = share_fluence(tilt_angles, fluence=self.fluence, exponent=self.fluence_exponent)
@@ -81,6 +98,25 @@ class Exposure:
         prior = np.empty(len(doses))
         prior[order] = np.concatenate([[0.0], np.cumsum(doses[order])[:-1]])
         return prior
+
+    def shares(self, tilt_angles: NDArray[Any]) -> NDArray[np.float64]:
+        """Share of the fluence that the specimen had received by the middle of each tilt."""
+        _, doses = self.timing(tilt_angles)
+        received: NDArray[np.float64] = self.prior_doses(tilt_angles) + doses / 2
+        return received / max(float(doses.sum()), 1e-12)
+
+    def lenses(self, tilt_angles: NDArray[Any]) -> list[Lens]:
+        """Defocus, astigmatism and phase shift of each tilt."""
+        errors = self.lens_errors or ((0.0, 0.0, 0.0),) * len(tilt_angles)
+        twice = 2 * math.radians(self.astigmatism_angle)
+        lenses = []
+        for share, (defocus, along, across) in zip(self.shares(tilt_angles), errors, strict=True):
+            x = self.astigmatism_um * math.cos(twice) + along
+            y = self.astigmatism_um * math.sin(twice) + across
+            shift = self.optics.phase_shift + float(share) * self.phase_shift_drift
+            angle = math.degrees(math.atan2(y, x)) / 2 % 180
+            lenses.append(Lens(self.defocus_um + defocus, math.hypot(x, y), angle, shift))
+        return lenses
 
 
 def draw_tilt_angles(config: AcquisitionConfig, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -136,8 +172,12 @@ def draw_exposure(
         draw(config.focal_spread),
         draw(config.source_angle_mrad),
     )
+    dqe = draw(config.dqe)
+    falloff = None if config.dqe_nyquist is None else draw(config.dqe_nyquist) / dqe
     beam_tilt, azimuth = draw(config.beam_tilt_mrad), float(rng.uniform(0, 2 * np.pi))
     axis = draw(config.tilt_axis_angle)
+    wobble = [draw(config.defocus_error), *[draw(config.astigmatism_error)] * 2]
+    lens_errors = (rng.standard_normal((tilts, 3)) * wobble).tolist()
     spreads = [draw(s) for s in (config.misalignment, config.rotation_error, config.magnification_error)]
     off = rng.standard_normal((tilts, 4)) * [
         spreads[0] / pixel_size, spreads[0] / pixel_size, spreads[1], spreads[2] / 100,
@@ -151,12 +191,14 @@ def draw_exposure(
         thickness=thickness,
         mean_free_path=draw(config.mean_free_path),
         mtf_nyquist=draw(config.mtf_nyquist),
-        dqe=draw(config.dqe),
+        dqe=dqe,
         damage=config.radiation_damage,
         snr=config.snr,
-        scheme=(config.scheme, config.scheme_start, config.scheme_group),
+        scheme=(config.scheme, config.scheme_start, config.scheme_group, config.scheme_direction),
         fluence_exponent=config.fluence_exponent,
         defocus_hand=config.defocus_hand,
+        phase_shift_drift=draw(config.phase_shift_drift),
+        lens_errors=tuple((float(d), float(x), float(y)) for d, x, y in lens_errors),
         beam_tilt_mrad_xy=(beam_tilt * float(np.cos(azimuth)), beam_tilt * float(np.sin(azimuth))),
         x_tilt=draw(config.x_tilt),
         tilt_axis_angle=axis,
@@ -166,6 +208,7 @@ def draw_exposure(
         mtf=None if config.mtf is None else read_mtf(config.mtf),
         detector_pixel=config.detector_pixel,
         noise_power=config.noise_power,
+        dqe_nyquist=falloff,
         gain_error=draw(config.gain_error) / 100,
         hot_pixels=draw(config.hot_pixels),
     )

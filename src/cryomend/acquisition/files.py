@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,19 +34,27 @@ __all__ = ["acquire_file", "choose_angles"]
 
 
 def choose_angles(
-    path: Path | None, tilt_range: tuple[float, float, float] | None
+    path: Path | None,
+    tilt_range: tuple[float, float, float] | None,
+    *,
+    mdoc: Path | None = None,
+    ordered_by: str | None = None,
 ) -> NDArray[np.float64] | None:
     """Angles from a list or from (min, max, step) in degrees; None if neither is given.
+
+    ``ordered_by`` names the options that say what an ``mdoc`` says as well.
 
     Raises
     ------
     cryomend.io.InputError
-        If both are given or the list cannot be read.
+        If both are given, the list cannot be read, or an mdoc is contradicted.
     ValueError
         If the range is empty or leaves ±90 degrees.
     """
     if path is not None and tilt_range is not None:
         raise InputError("--tilt-angles and --tilt-range exclude each other; give one")
+    if mdoc is not None and ordered_by:
+        raise InputError(f"{mdoc} says the order and the exposures already; leave out {ordered_by}")
     if path is not None:
         return read_tilt_angles(path)
     return None if tilt_range is None else tilt_angles_from_range(*tilt_range)
@@ -67,8 +77,8 @@ def acquire_file(
 
     Written into ``directory``: ``tilt_series.mrc``, ``tilt_series_EVN.mrc`` and ``tilt_series_ODD.mrc``
     of the even and odd frames, ``tilt_series.rawtlt`` and ``.tlt``, ``tilt_series.mdoc``,
-    ``tilt_series.xf`` (the alignment that undoes all shifts and rotations exactly) and, last,
-    ``acquisition.json``.
+    ``tilt_series.xf`` (the alignment that undoes all shifts and rotations exactly),
+    ``tilt_series_CTF.txt`` (the true defocus, as CTFFIND writes it) and, last, ``acquisition.json``.
 
     Parameters
     ----------
@@ -81,7 +91,7 @@ def acquire_file(
     tilt_angles : array or None
         Degrees; those of ``mdoc``, or drawn from the configuration, if None.
     seed : int
-        Equal seeds give equal stacks.
+        Equal seeds give equal stacks; with and without ``halves`` they differ.
     mdoc : Path, optional
         Take the exposure of each tilt and their order from this recording.
     halves : bool
@@ -117,28 +127,23 @@ def acquire_file(
     if mdoc is not None:
         exposure = _exposed_like(exposure, mdoc, len(angles))
     density = torch.from_numpy(volume.data).to(device)
-    if exposure.snr is None:
-        series = acquire_halves(
-            density,
-            angles,
-            pixel_size=volume.voxel_size,
-            exposure=exposure,
-            generator=generator,
-            on_tilt=lambda tilt: on_progress((tilt + 1) / len(angles), f"tilt {tilt + 1}"),
-        )
+
+    def on_tilt(tilt: int) -> None:
+        on_progress((tilt + 1) / len(angles), f"recorded {tilt + 1} of {len(angles)} tilts")
+
+    counted: dict[str, Any] = {"pixel_size": volume.voxel_size, "exposure": exposure, "generator": generator}
+    if exposure.snr is None and halves:
+        series = acquire_halves(density, angles, on_tilt=on_tilt, **counted)
         stacks = {"": series.images, "_EVN": series.even, "_ODD": series.odd}
     else:
-        stacks = {
-            "": acquire_tilt_series(
-                density, angles, pixel_size=volume.voxel_size, exposure=exposure, generator=generator
-            )
-        }
+        stacks = {"": acquire_tilt_series(density, angles, on_tilt=on_tilt, **counted)}
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "acquisition.json").unlink(missing_ok=True)  # it stands only beside what it describes
+    for half in ("_EVN", "_ODD"):
+        (directory / f"tilt_series{half}.mrc").unlink(missing_ok=True)  # of an earlier series, maybe
     for half, images in stacks.items():
-        if half == "" or halves:
-            place = directory / f"tilt_series{half}.mrc"
-            write_volume(place, images.cpu().numpy(), voxel_size=volume.voxel_size, stack=True)
+        place = directory / f"tilt_series{half}.mrc"
+        write_volume(place, images.cpu().numpy(), voxel_size=volume.voxel_size, stack=True)
     _write_side_files(directory, angles, exposure, volume.data.shape[1:], volume.voxel_size)
     write_json(
         directory / "acquisition.json",
@@ -149,8 +154,20 @@ def acquire_file(
             "config": config.model_dump(mode="json"),
         },
     )
+    return _notes(angles, halves and exposure.snr is not None)
+
+
+def _notes(angles: NDArray[np.float64], halves_missing: bool) -> list[str]:
+    """What is allowed but may not be meant."""
+    notes = []
     repeated = len(angles) - len(np.unique(angles))
-    return [f"{repeated} tilt angles are repeated; each is recorded"] if repeated else []
+    if repeated:
+        notes.append(f"{repeated} tilt angles are repeated; each is recorded")
+    if np.any(np.diff(angles) < 0) and np.any(np.diff(angles) > 0):
+        notes.append("the tilt angles are not in order; the images are in the order given")
+    if halves_missing:
+        notes.append("no even and odd frames: with a given snr no electrons are counted")
+    return notes
 
 
 def _exposed_like(exposure: Exposure, mdoc: Path, tilts: int) -> Exposure:
@@ -197,3 +214,21 @@ def _write_side_files(
         "".join(f"{v:12.7f}" for v in row[:4]) + "".join(f"{v:12.3f}" for v in row[4:]) + "\n" for row in rows
     )
     write_text(stem.with_suffix(".xf"), text)
+    write_text(directory / "tilt_series_CTF.txt", _defocus_lines(angles, exposure))
+
+
+def _defocus_lines(angles: NDArray[np.float64], exposure: Exposure) -> str:
+    """The true defocus at the rotation centre as CTFFIND writes it, angles as in the recorded images."""
+    optics = exposure.optics
+    turns = [placement.rotation for placement in exposure.placements] or [0.0] * len(angles)
+    lines = [
+        f"# acceleration voltage: {optics.voltage_kv:g} keV; spherical aberration: "
+        f"{optics.spherical_aberration_mm:g} mm; amplitude contrast: {optics.amplitude_contrast:.5f}",
+        "# Columns: #1 - image; #2 - defocus 1 [A]; #3 - defocus 2; #4 - azimuth of 1 [degrees]; "
+        "#5 - phase shift [radians]; #6 - correlation; #7 - spacing [A]",
+    ]
+    for i, (lens, turn) in enumerate(zip(exposure.lenses(angles), turns, strict=True), start=1):
+        first, second = (1e4 * (lens.defocus_um + s * lens.astigmatism_um) for s in (1, -1))
+        azimuth, shift = (lens.astigmatism_angle + turn) % 180, math.radians(lens.phase_shift)
+        lines.append(f"{i} {first:.2f} {second:.2f} {azimuth:.3f} {shift:.6f} 1.0 0.0")
+    return "\n".join(lines) + "\n"

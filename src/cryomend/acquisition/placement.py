@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cryomend.acquisition.defocus_gradient import depth_nodes, parallax, project_slabs, shift_phase
 from cryomend.projection import project_density
 
 __all__ = [
@@ -77,7 +79,7 @@ def place_image(image: Tensor, placement: Placement, *, displacement_xy: Tensor 
     return sampled[0, 0]
 
 
-def alignment_of(placements: list[Placement], shape: tuple[int, int]) -> NDArray[np.float64]:
+def alignment_of(placements: Sequence[Placement], shape: tuple[int, int]) -> NDArray[np.float64]:
     """Rows of IMOD's .xf that undo placements, A11 A12 A21 A22 DX DY.
 
     Returns
@@ -126,9 +128,14 @@ def rotate_about_x(density: Tensor, angle: float) -> Tensor:
 
 
 def project_placed(
-    density: Tensor, tilt_angles: NDArray[Any], placements: list[Placement], *, x_tilt: float = 0.0
+    density: Tensor,
+    tilt_angles: NDArray[Any],
+    placements: Sequence[Placement],
+    *,
+    x_tilt: float = 0.0,
+    beam_tilt_mrad_xy: tuple[float, float] = (0.0, 0.0),
 ) -> Tensor:
-    """Project a specimen tilted about X and Y onto a detector that is turned, moved and magnified.
+    """Project a specimen tilted about X and Y, with a tilted beam, onto a detector that is turned and moved.
 
     Parameters
     ----------
@@ -136,28 +143,50 @@ def project_placed(
         Any unit.
     tilt_angles : array, shape (tilt,)
         Degrees.
-    placements : list of Placement
+    placements : sequence of Placement
         One per tilt.
     x_tilt : float
         Degrees; before the tilt about Y.
+    beam_tilt_mrad_xy : pair of float
+        β along X and Y: what lies at the depth z' appears displaced by ``z' tan β``.
 
     Returns
     -------
     Tensor of float32, shape (tilt, Y, X)
-        Line integrals in voxels.
+        Line integrals in voxels; periodic where the beam's tilt displaces over the border.
+
+    Raises
+    ------
+    ValueError
+        If an angle lies outside ±90 degrees or the numbers of tilts and placements differ.
     """
+    if len(placements) != len(tilt_angles):
+        raise ValueError(f"{len(placements)} placements but {len(tilt_angles)} tilt angles")
     turned = rotate_about_x(density, x_tilt) if x_tilt else density
-    images = project_density(turned, tilt_angles)
+    if any(beam_tilt_mrad_xy):
+        images = torch.stack([_project_slanted(turned, float(t), beam_tilt_mrad_xy) for t in tilt_angles])
+    else:
+        images = project_density(turned, tilt_angles)
     return torch.stack([place_image(i, p) for i, p in zip(images, placements, strict=True)])
+
+
+def _project_slanted(density: Tensor, tilt_angle: float, beam_tilt_mrad_xy: tuple[float, float]) -> Tensor:
+    """Projection of one tilt along a tilted beam, depth by depth."""
+    volume = (density.shape[0], density.shape[1], density.shape[2])
+    nodes = depth_nodes(volume, tilt_angle, pixel_size=1.0, beam_tilt_mrad_xy=beam_tilt_mrad_xy)
+    parts = torch.fft.rfft2(project_slabs(density, tilt_angle, nodes_px=nodes))
+    shifts = [shift_phase(volume[1:], parallax(node, beam_tilt_mrad_xy), density.device) for node in nodes]
+    return torch.fft.irfft2((parts * torch.stack(shifts)).sum(dim=0), s=volume[1:])
 
 
 def backproject_placed(
     tilt_series: Tensor,
     tilt_angles: NDArray[Any],
-    placements: list[Placement],
+    placements: Sequence[Placement],
     *,
     depth: int,
     x_tilt: float = 0.0,
+    beam_tilt_mrad_xy: tuple[float, float] = (0.0, 0.0),
 ) -> Tensor:
     """Smear images back along their beams: the exact adjoint of `project_placed`.
 
@@ -165,7 +194,7 @@ def backproject_placed(
     ----------
     tilt_series : Tensor, shape (tilt, Y, X)
         Images.
-    tilt_angles, placements, x_tilt
+    tilt_angles, placements, x_tilt, beam_tilt_mrad_xy
         As in `project_placed`.
     depth : int
         Z extent of the volume in voxels.
@@ -174,12 +203,21 @@ def backproject_placed(
     -------
     Tensor of float32, shape (depth, Y, X)
 
+    Raises
+    ------
+    ValueError
+        As `project_placed`, or if the numbers of tilts and images differ.
+
     Notes
     -----
     Every step is linear, so the adjoint is its derivative carried backwards (automatic differentiation);
-    that of the projector is `backproject`.
+    those of the projectors are `backproject` and `smear_slabs`.
     """
+    if len(tilt_series) != len(tilt_angles):
+        raise ValueError(f"{len(tilt_series)} images but {len(tilt_angles)} tilt angles")
     start = torch.zeros(depth, *tilt_series.shape[1:], device=tilt_series.device, requires_grad=True)
-    images = project_placed(start, tilt_angles, placements, x_tilt=x_tilt)
+    images = project_placed(
+        start, tilt_angles, placements, x_tilt=x_tilt, beam_tilt_mrad_xy=beam_tilt_mrad_xy
+    )
     (adjoint,) = torch.autograd.grad(images, start, tilt_series)
     return adjoint

@@ -11,7 +11,12 @@ __all__ = ["recording_order", "share_fluence"]
 
 
 def recording_order(
-    tilt_angles: NDArray[Any], *, scheme: str = "dose-symmetric", start: float = 0.0, group: int = 1
+    tilt_angles: NDArray[Any],
+    *,
+    scheme: str = "dose-symmetric",
+    start: float = 0.0,
+    group: int = 1,
+    direction: int = 1,
 ) -> NDArray[np.int64]:
     """Place of every tilt in time.
 
@@ -27,6 +32,8 @@ def recording_order(
         Degrees; where the first two schemes begin.
     group : int
         Tilts of one side in a row in the dose-symmetric scheme.
+    direction : int
+        -1 mirrors the scheme: downwards first.
 
     Returns
     -------
@@ -38,7 +45,7 @@ def recording_order(
     ValueError
         If the scheme is unknown.
     """
-    away = np.asarray(tilt_angles, dtype=np.float64) - start
+    away = direction * (np.asarray(tilt_angles, dtype=np.float64) - start)
     rank = np.empty(len(away), dtype=np.int64)  # how many of the same side lie nearer to the start
     upwards = away >= 0
     for side in (upwards, ~upwards):

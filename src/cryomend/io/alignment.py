@@ -55,9 +55,10 @@ def read_alignment(path: str | os.PathLike[str], *, pixel_size: float | None = N
     - .aln: AreTomo looks up the aligned point ``p`` at ``R(ROT) p + (TX, TY)``, from centres in the middle
       of the image as IMOD's, so ``matrix = [[cos, sin], [-sin, cos]] / GMAG`` and
       ``shift = -matrix (TX, TY)``, which is its own .xf; GMAG has always been 1. Dark images are left
-      out. ``SEC`` counts from 0 in older files and from 1 in newer ones; it is from 0 where a 0 stands in
-      it or among the dark frames' sections, or the first dark frame's two numbers agree. Its local
-      alignment is not applied, and a warning says so.
+      out. ``SEC`` counts from 0 in older files and from 1 in newer ones. It is taken from 1 where it
+      reaches the number of images in RawSize, or where dark frames are listed and, as AreTomo itself tells,
+      no section is 0 and the first dark frame has two different numbers. Its local alignment is not
+      applied, and a warning says so.
     - .star: the projection is ``p = Rz(ZRot) Ry(YTilt) Rx(XTilt) r + shift``, so the matrix is
       ``Rz(-ZRot)`` and the shift ``-matrix (XShiftAngst, YShiftAngst) / pixel_size``. RELION turns about
       pixel ``n // 2`` but takes the shifts of IMOD and AreTomo as they are, and so does this.
@@ -141,16 +142,13 @@ def _areto_sections(
 ) -> NDArray[np.int64]:
     """The SEC column counted from 0; ``count`` is the length of the raw stack, 0 if not known."""
     dark = [line.split("=")[1].split()[:2] for line in lines if re.match(r"#\s*DarkFrame\s*=", line)]
-    from_zero = 0 in listed or any(pair[1:] == ["0"] for pair in dark) or (dark and len(set(dark[0])) == 1)
-    if count and listed.max() == count:
-        from_zero = False
-    sections = listed.astype(np.int64) - (0 if from_zero else 1)
+    zero = 0 in listed or any(pair[1:] == ["0"] for pair in dark) or (dark and len(set(dark[0])) == 1)
+    one = listed.max() == count or (not zero and (dark or not count))
+    sections = listed.astype(np.int64) - bool(one)
     if (listed % 1).any() or sections.min() < 0 or len(np.unique(sections)) != len(sections):
         raise InputError(f"{name}: the SEC column is no list of different images; is it whole?")
     if count and sections.max() >= count:
-        raise InputError(
-            f"{name}: the SEC column goes beyond the {count} images of its RawSize; is it whole?"
-        )
+        raise InputError(f"{name}: SEC goes beyond the {count} images of its RawSize; is it the right file?")
     return sections
 
 

@@ -132,14 +132,14 @@ def _imod_defocus(name: Path, lines: list[str]) -> TiltDefocus:
     start, end = rows[:, 0], rows[:, 1]
     if start.min() < 1 or (end < start).any() or (rows[:, :2] % 1).any():
         raise InputError(f"{name}: views must be ranges counted from 1; expected {expected}")
-    first = rows[:, 4] / 1e3
-    second, angle = (
-        (rows[:, 5] / 1e3, rows[:, 6]) if astigmatic else (np.zeros(len(rows)), np.zeros(len(rows)))
-    )
-    angle = np.degrees(angle) if flags & 2 else angle
-    phase = np.abs(rows[:, width - 1 - bool(flags & 32)]) if shifted else np.zeros(len(rows))
-    phase = np.degrees(phase) if flags & 8 else phase
-    return _between_views((start + end - 2) // 2, int(end.max()), first, second, angle, phase)
+    columns = dict.fromkeys(("second", "angle", "phase"), np.zeros(len(rows)))
+    if astigmatic:
+        columns["second"] = rows[:, 5] / 1e3
+        columns["angle"] = np.degrees(rows[:, 6]) if flags & 2 else rows[:, 6]
+    if shifted:
+        phase = np.abs(rows[:, 5 + 2 * astigmatic])
+        columns["phase"] = np.degrees(phase) if flags & 8 else phase
+    return _between_views((start + end - 2) // 2, int(end.max()), first=rows[:, 4] / 1e3, **columns)
 
 
 def _imod_version(lines: list[str]) -> tuple[int, int, list[str]]:
@@ -160,6 +160,7 @@ def _imod_version(lines: list[str]) -> tuple[int, int, list[str]]:
 def _between_views(
     views: NDArray[np.float64],
     count: int,
+    *,
     first: NDArray[np.float64],
     second: NDArray[np.float64],
     angle: NDArray[np.float64],
@@ -182,9 +183,8 @@ def _between_views(
 
     larger = spread(larger, np.ones(len(views), bool))
     smaller = larger * spread(ratio, second != 0)
-    return TiltDefocus(
-        *_main_defoci(larger, smaller, spread(angle, second != 0, 180)), spread(phase, phase != 0)
-    )
+    both = _main_defoci(larger, smaller, spread(angle, second != 0, 180))
+    return TiltDefocus(*both, spread(phase, phase != 0))
 
 
 def _warp_defocus(name: Path, lines: list[str]) -> TiltDefocus:

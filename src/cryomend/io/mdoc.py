@@ -139,13 +139,15 @@ def read_mdoc_exposures(path: str | os.PathLike[str]) -> tuple[NDArray[np.float6
     Raises
     ------
     InputError
-        If the file is missing, no mdoc, no section has an ExposureDose, or neither PriorRecordDose nor
-        DateTime says the order.
+        If the file is missing, no mdoc, no section has an ExposureDose or one is not finite, or neither
+        PriorRecordDose nor DateTime says the order.
     """
     rows = read_mdoc_table(path, needs=("ExposureDose",))
     if not rows:
         raise InputError(f"{path} has no section with an ExposureDose; give a list of exposures instead")
     exposure = np.array([float(row["ExposureDose"]) for row in rows])
+    if not np.isfinite(exposure).all():
+        raise InputError(f"{path} holds an ExposureDose that is not finite; repair it first")
     prior = np.array([_number(row.get("PriorRecordDose")) for row in rows])
     if np.isfinite(prior).all() and (len(prior) == 1 or np.ptp(prior) > 0):
         return prior, exposure

@@ -193,7 +193,9 @@ def _sections_of(alignment: Alignment, path: Path | None, stack: Volume) -> NDAr
     """The images that an alignment speaks of; it must fit the stack."""
     images = len(stack.data)
     sections = np.asarray(alignment.sections, dtype=np.int64)
-    if alignment.tilt_angles is None and len(sections) != images:
+    # an .aln says which images of the raw stack it speaks of; the others have a row for every image
+    named = alignment.raw_shape is not None or not np.array_equal(sections, np.arange(len(sections)))
+    if not named and len(sections) != images:
         raise InputError(
             f"{path} aligns {len(sections)} images but {stack.path} has {images}; give the one of this stack"
         )

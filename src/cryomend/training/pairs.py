@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryomend.acquisition.acquire import acquire_tilt_series
-from cryomend.acquisition.detector import detector_mtf
+from cryomend.acquisition.acquire import acquire_tilt_series, exposure_mtf
+from cryomend.acquisition.detector import counting_filters
 from cryomend.acquisition.exposure import Exposure, draw_exposure, draw_tilt_angles
 from cryomend.config import AcquisitionConfig, SimulationConfig, SpecimenConfig
 from cryomend.fourier import filter_fourier
@@ -101,7 +101,13 @@ def simulate_pair(
     )
     if sample_noise is not None:
         tilt_series = _mix_in_learned_noise(
-            tilt_series, tilt_angles, exposure, sample_noise, config.noise_share, generator
+            tilt_series,
+            tilt_angles,
+            specimen.voxel_size,
+            exposure,
+            sample_noise,
+            config.noise_share,
+            generator,
         )
     tomogram, processing = tomogram_of(
         tilt_series,
@@ -152,16 +158,16 @@ def tomogram_of(
     scale = tilt_series.mean(dim=(1, 2)) if per_tilt_contrast else images.std(dim=(1, 2))
     images = images / scale.clamp(min=1e-6)[:, None, None]
     if phase_flip:
-        tilts = np.ones(len(tilt_angles))
+        lenses = exposure.lenses(tilt_angles)
         images = correct_phase(
             images,
             tilt_angles,
             pixel_size=pixel_size,
-            defocus_um=exposure.defocus_um * tilts,
+            defocus_um=np.array([lens.defocus_um for lens in lenses]),
             optics=exposure.optics,
-            astigmatism_um=exposure.astigmatism_um * tilts,
-            astigmatism_angle=exposure.astigmatism_angle * tilts,
-            phase_shift=exposure.optics.phase_shift * tilts,
+            astigmatism_um=np.array([lens.astigmatism_um for lens in lenses]),
+            astigmatism_angle=np.array([lens.astigmatism_angle for lens in lenses]),
+            phase_shift=np.array([lens.phase_shift for lens in lenses]),
             defocus_hand=exposure.defocus_hand,
         )
     tomogram = reconstruct_wbp(
@@ -233,6 +239,7 @@ def _ice_thickness(specimen: Specimen) -> float:
 def _mix_in_learned_noise(
     tilt_series: Tensor,
     tilt_angles: NDArray[Any],
+    pixel_size: float,
     exposure: Exposure,
     sample_noise: NoiseSampler,
     share: float,
@@ -243,16 +250,22 @@ def _mix_in_learned_noise(
         return tilt_series
     shape = (tilt_series.shape[1], tilt_series.shape[2])
     noise = sample_noise(tilt_angles, shape, generator).to(tilt_series.device)
-    present = _noise_power(tilt_series, exposure)
+    present = _noise_power(tilt_series, pixel_size, exposure)
     power = present * share / max(1 - share, 1e-3)
     return mix_noise(tilt_series, noise, snr=tilt_series.var(dim=(1, 2)) / power.clamp(min=1e-12))
 
 
-def _noise_power(tilt_series: Tensor, exposure: Exposure) -> Tensor:
-    """Noise variance of each tilt: Poisson's through the MTF, or what the stated SNR leaves."""
+def _noise_power(tilt_series: Tensor, pixel_size: float, exposure: Exposure) -> Tensor:
+    """Noise variance of each tilt: Poisson's through the detector, or what the stated SNR leaves."""
     if exposure.snr is not None:
         return tilt_series.var(dim=(1, 2)) / (1 + exposure.snr)
-    point = torch.zeros(tilt_series.shape[1:], device=tilt_series.device)
+    shape = (tilt_series.shape[1], tilt_series.shape[2])
+    point = torch.zeros(shape, device=tilt_series.device)
     point[0, 0] = 1
-    mtf = detector_mtf((point.shape[0], point.shape[1]), at_nyquist=exposure.mtf_nyquist, device=point.device)
-    return tilt_series.mean(dim=(1, 2)) * filter_fourier(point, mtf).square().sum()
+    _, after = counting_filters(
+        exposure_mtf(exposure, shape, pixel_size, point.device),
+        shape,
+        noise_power=exposure.noise_power,
+        dqe_nyquist=exposure.dqe_nyquist,
+    )
+    return tilt_series.mean(dim=(1, 2)) * filter_fourier(point, after).square().sum()
