@@ -68,3 +68,51 @@ def test_impossible_optics_are_refused(pixel_size, amplitude, message):
         contrast_transfer(
             (8, 8), pixel_size=pixel_size, defocus_um=1, optics=Optics(amplitude_contrast=amplitude)
         )
+
+
+def test_temporal_envelope_has_its_closed_form():
+    kwargs = {"pixel_size": 1.0, "defocus_um": 1.5}
+    spread, wavelength = 80.0, electron_wavelength(300)
+    plain, faded = (
+        contrast_transfer((1, 64), optics=Optics(focal_spread=d), **kwargs)[0] for d in (0, spread)
+    )
+    k = torch.fft.rfftfreq(64)
+    envelope = torch.exp(-0.5 * (math.pi * wavelength * spread * k**2) ** 2)
+    torch.testing.assert_close(faded, plain * envelope, atol=1e-5, rtol=0)
+    assert envelope[-1] < 0.5
+
+
+def test_spatial_envelope_is_the_squared_slope_of_the_aberration_function():
+    """exp(-(α/2λ)² (dγ/dk)²), the slope by finite differences of γ itself."""
+    cs, alpha, defocus, wavelength = 2.7e7, 0.1e-3, 1.5e4, electron_wavelength(300)
+    k = np.fft.rfftfreq(64) / 2.0
+
+    def gamma(q):
+        return math.pi * wavelength * defocus * q**2 - math.pi / 2 * cs * wavelength**3 * q**4
+
+    slope = (gamma(k + 1e-5) - gamma(k - 1e-5)) / 2e-5
+    envelope = np.exp(-((alpha / (2 * wavelength) * slope) ** 2))
+    kwargs = {"pixel_size": 2.0, "defocus_um": 1.5}
+    plain, faded = (
+        contrast_transfer((1, 64), optics=Optics(source_angle_mrad=a), **kwargs)[0].numpy() for a in (0, 0.1)
+    )
+    np.testing.assert_allclose(faded, plain * envelope, atol=1e-4)
+    assert envelope[-1] < 0.9
+
+
+def test_agreement_with_torch_ctf_on_a_phase_plate():
+    torch_ctf = pytest.importorskip("torch_ctf")
+    theirs = torch_ctf.calculate_ctf_2d(
+        defocus=0.5, astigmatism=0.05, astigmatism_angle=-20.0, voltage=200.0, spherical_aberration=2.0,
+        amplitude_contrast=0.1, phase_shift=75.0, pixel_size=3.0, image_shape=(64, 48), rfft=True,
+        fftshift=False,
+    )  # fmt: skip
+    ours = contrast_transfer(
+        (64, 48),
+        pixel_size=3.0,
+        defocus_um=0.5,
+        astigmatism_um=0.05,
+        astigmatism_angle=-20,
+        optics=Optics(200, 2.0, 0.1, 75.0),
+    )
+    torch.testing.assert_close(ours, -theirs.float(), atol=0.01, rtol=0)

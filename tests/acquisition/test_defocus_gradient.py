@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from cryomend.acquisition import defocus_gradient
 from cryomend.acquisition.defocus_gradient import (
     depth_nodes,
     project_slabs,
@@ -150,3 +151,14 @@ def test_coma_is_the_odd_third_order_term_of_the_tilted_aberration_function():
     odd -= k * -2 * math.pi * cs * beta**3  # the linear term: an image shift
     coma = coma_phase((1, 64), pixel_size=1.5, optics=OPTICS, beam_tilt_mrad_xy=(1e3 * beta, 0.0))[0]
     np.testing.assert_allclose(coma.numpy(), np.exp(1j * odd), atol=1e-4)
+
+
+def test_the_product_of_other_devices_is_that_of_the_cpu(monkeypatch, device):
+    volume = torch.rand(11, 6, 20, generator=torch.Generator().manual_seed(5))
+    nodes = np.linspace(-9, 9, 4)
+    expected = project_slabs(volume, 30.0, nodes_px=nodes)
+    smeared = smear_slabs(expected, 30.0, nodes_px=nodes, depth=11)
+    monkeypatch.setattr(defocus_gradient, "_multiply", defocus_gradient._multiply_on_device)
+    ours = project_slabs(volume.to(device), 30.0, nodes_px=nodes)
+    torch.testing.assert_close(ours.cpu(), expected)
+    torch.testing.assert_close(smear_slabs(ours, 30.0, nodes_px=nodes, depth=11).cpu(), smeared)

@@ -103,13 +103,20 @@ def _slab_matrix(depth: int, width: int, tilt_angle: float, nodes_px: NDArray[np
 
 
 def _multiply(matrix: csc_matrix | csr_matrix, columns: Tensor) -> Tensor:
-    """Product with a dense tensor on its device."""
+    """Product with a dense tensor; SciPy's on a CPU, where it is several times as fast."""
     if columns.device.type == "cpu":
         return torch.from_numpy(matrix @ columns.numpy())
+    return _multiply_on_device(matrix, columns)
+
+
+def _multiply_on_device(matrix: csc_matrix | csr_matrix, columns: Tensor) -> Tensor:
+    """`_multiply` with PyTorch on any device."""
     entries = matrix.tocoo()
-    places = torch.from_numpy(np.stack([entries.row, entries.col])).to(columns.device)
+    places = torch.from_numpy(np.stack([entries.row, entries.col]).astype(np.int64)).to(columns.device)
     values = torch.from_numpy(entries.data).to(columns.device)
-    return torch.sparse.mm(torch.sparse_coo_tensor(places, values, matrix.shape), columns)
+    sparse = torch.sparse_coo_tensor(places, values, entries.shape, check_invariants=False)
+    product: Tensor = torch.sparse.mm(sparse, columns)
+    return product
 
 
 def project_slabs(density: Tensor, tilt_angle: float, *, nodes_px: NDArray[np.float64]) -> Tensor:
