@@ -5,12 +5,14 @@ Acquisition fades the specimen by it, reconstruction weights the images with it.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cryomend.fourier import radial_frequency
 
-__all__ = ["critical_exposure", "radiation_damage"]
+__all__ = ["critical_exposure", "exposure_before", "radiation_damage"]
 
 
 def critical_exposure(k: Tensor, *, voltage_kv: float = 300.0) -> Tensor:
@@ -69,3 +71,23 @@ def radiation_damage(
     """
     k = radial_frequency(shape, half=True, device=device) / pixel_size
     return torch.exp(-accumulated_fluence / (2 * critical_exposure(k, voltage_kv=voltage_kv)))
+
+
+def exposure_before(exposures: NDArray[np.float64], order: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Sum what was delivered before each image.
+
+    Parameters
+    ----------
+    exposures : array, shape (tilt,)
+        Of each image, e⁻/Å².
+    order : array of int, shape (tilt,)
+        The images as they were recorded, the first one first.
+
+    Returns
+    -------
+    array, shape (tilt,)
+        e⁻/Å², in the order of ``exposures``.
+    """
+    before = np.empty(len(exposures))
+    before[order] = np.concatenate([[0.0], np.cumsum(exposures[order])[:-1]])
+    return before

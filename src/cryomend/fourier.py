@@ -11,7 +11,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["filter_fourier", "gaussian_lowpass", "radial_frequency", "radial_mean", "shell_index"]
+__all__ = [
+    "filter_fourier",
+    "gaussian_lowpass",
+    "radial_frequency",
+    "radial_mean",
+    "shell_index",
+    "shift_phase",
+]
 
 
 def radial_frequency(
@@ -42,7 +49,7 @@ def radial_frequency(
 
 
 def filter_fourier(array: Tensor, transfer: Tensor) -> Tensor:
-    """Multiply the Fourier transform of the last axes by a real transfer function.
+    """Multiply the Fourier transform of the last axes by a transfer function.
 
     Parameters
     ----------
@@ -87,3 +94,11 @@ def radial_mean(values: Tensor, shells: Tensor, n_shells: int) -> Tensor:
     total.index_add_(0, index, values.flatten().double())
     count.index_add_(0, index, torch.ones_like(index, dtype=torch.float64))
     return (total / count.clamp(min=1))[:n_shells].float()
+
+
+def shift_phase(shape: tuple[int, int], shift_xy_px: Sequence[float], device: torch.device) -> Tensor:
+    """Fourier factor (``rfft2`` layout) that moves an image by a sub-pixel shift."""
+    ky = torch.fft.fftfreq(shape[0], device=device)[:, None]
+    kx = torch.fft.rfftfreq(shape[1], device=device)[None]
+    angle = -2 * math.pi * (kx * shift_xy_px[0] + ky * shift_xy_px[1])
+    return torch.polar(torch.ones_like(angle), angle)

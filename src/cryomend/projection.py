@@ -13,8 +13,9 @@ devices gather with PyTorch. Both are given the same numbers and tested against 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -224,16 +225,17 @@ def _smear(
     return gathered if out is None else out.copy_(gathered)
 
 
-def _in_threads(work: Callable[[Any], None], items: Iterable[Any]) -> None:
-    """Run ``work`` on every item, on the threads that PyTorch would use."""
-    threads = torch.get_num_threads()
-    if threads == 1:
-        for item in items:
-            work(item)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(work, items):
-            pass
+@contextmanager
+def _threads() -> Iterator[Callable[[Callable[[Any], None], Iterable[Any]], None]]:
+    """Yield what runs a function on every item, on as many threads as PyTorch uses."""
+    count = torch.get_num_threads()
+    with ThreadPoolExecutor(count) if count > 1 else nullcontext() as pool:
+
+        def run(work: Callable[[Any], None], items: Iterable[Any]) -> None:
+            for _ in map(work, items) if pool is None else pool.map(work, items):
+                pass
+
+        yield run
 
 
 def _smear_compiled(
@@ -255,23 +257,24 @@ def _smear_compiled(
     reaches[:tilts] = reach
     blocked = np.zeros((fours, width + 2, BLOCK), dtype=np.float32)
 
-    for start in range(0, height, BLOCK):
-        stop = min(start + BLOCK, height)
+    with _threads() as run:
+        for start in range(0, height, BLOCK):
+            stop = min(start + BLOCK, height)
 
-        def block(t: int, rows: slice = slice(start, stop)) -> None:
-            block_rows(images[t : t + 1, rows], blocked[t : t + 1])
+            def block(t: int, rows: slice = slice(start, stop)) -> None:
+                block_rows(images[t : t + 1, rows], blocked[t : t + 1])
 
-        def smear(z: int, rows: slice = slice(start, stop)) -> None:
-            planes = slice(z, min(z + _PLANES, depth))
-            for x in range(0, width, _COLUMNS):
-                columns = slice(x, min(x + _COLUMNS, width))
-                voxels = np.empty((planes.stop - z, columns.stop - x, BLOCK), dtype=np.float32)
-                shifted = (centre[0] - z, centre[1] - x, float(centre[2]))
-                smear_block(blocked, cosine, sine, reaches, shifted, voxels)
-                unblock_rows(voxels, volume[planes, rows, columns])
+            def smear(z: int, rows: slice = slice(start, stop)) -> None:
+                planes = slice(z, min(z + _PLANES, depth))
+                for x in range(0, width, _COLUMNS):
+                    columns = slice(x, min(x + _COLUMNS, width))
+                    voxels = np.empty((planes.stop - z, columns.stop - x, BLOCK), dtype=np.float32)
+                    shifted = (centre[0] - z, centre[1] - x, float(centre[2]))
+                    smear_block(blocked, cosine, sine, reaches, shifted, voxels)
+                    unblock_rows(voxels, volume[planes, rows, columns])
 
-        _in_threads(block, range(tilts))
-        _in_threads(smear, range(0, depth, _PLANES))
+            run(block, range(tilts))
+            run(smear, range(0, depth, _PLANES))
 
 
 def _project_compiled(
@@ -290,23 +293,24 @@ def _project_compiled(
     voxels = np.zeros((depth, width, BLOCK), dtype=np.float32)
     rays = np.zeros((len(radians), width + 2, BLOCK), dtype=np.float32)
     parts = max(1, depth // _PLANES)
-    for start in range(0, height, BLOCK):
-        rows = slice(start, min(start + BLOCK, height))
-        rays[:] = 0
+    with _threads() as run:
+        for start in range(0, height, BLOCK):
+            rows = slice(start, min(start + BLOCK, height))
+            rays[:] = 0
 
-        def block(z: int, rows: slice = rows) -> None:
-            block_rows(volume[z : z + 1, rows], voxels[z : z + 1])
+            def block(z: int, rows: slice = rows) -> None:
+                block_rows(volume[z : z + 1, rows], voxels[z : z + 1])
 
-        _in_threads(block, range(depth))
-        for part in range(parts):  # a few planes at a time for all tilts, while they are in the cache
+            run(block, range(depth))
+            for part in range(parts):  # a few planes at a time for all tilts, while they are in the cache
 
-            def project(t: int, part: int = part) -> None:
-                planes = depth if abs(cosine[t]) >= abs(sine[t]) else width
-                share = (part * planes // parts, (part + 1) * planes // parts)
-                project_block(voxels, cosine[t], sine[t], centres, share, rays[t])
+                def project(t: int, part: int = part) -> None:
+                    planes = depth if abs(cosine[t]) >= abs(sine[t]) else width
+                    share = (part * planes // parts, (part + 1) * planes // parts)
+                    project_block(voxels, cosine[t], sine[t], centres, share, rays[t])
 
-            _in_threads(project, range(len(radians)))
-        unblock_rows(rays, images[:, rows])
+                run(project, range(len(radians)))
+            unblock_rows(rays, images[:, rows])
 
 
 def _smear_gathered(

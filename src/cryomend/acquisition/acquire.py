@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryomend.acquisition.defocus_gradient import shift_phase, transfer_specimen
+from cryomend.acquisition.defocus_gradient import transfer_specimen
 from cryomend.acquisition.detector import count_electrons, counting_filters, detector_mtf, draw_defects
 from cryomend.acquisition.exposure import Exposure, Lens, thickness_transmission
 from cryomend.acquisition.placement import Placement, place_image, rotate_about_x
 from cryomend.ctf import interaction_constant
 from cryomend.dose import radiation_damage
-from cryomend.fourier import filter_fourier
+from cryomend.fourier import filter_fourier, shift_phase
 from cryomend.mixing import mix_noise
 
 __all__ = ["TiltSeries", "acquire_halves", "acquire_tilt_series", "exposure_mtf"]

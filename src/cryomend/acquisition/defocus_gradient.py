@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,12 @@ from scipy.sparse import csc_matrix, csr_matrix
 from torch import Tensor
 
 from cryomend.ctf import Optics, coma_phase, contrast_transfer, electron_wavelength
+from cryomend.fourier import shift_phase
 
 __all__ = [
     "depth_nodes",
     "parallax",
     "project_slabs",
-    "shift_phase",
     "smear_slabs",
     "transfer_specimen",
     "voxel_depths",
@@ -263,11 +262,3 @@ def transfer_specimen(
 def parallax(depth: float, beam_tilt_mrad_xy: tuple[float, float]) -> tuple[float, float]:
     """Displacement ``z' tan β`` along X and Y of what lies at a depth, in its unit."""
     return depth * math.tan(1e-3 * beam_tilt_mrad_xy[0]), depth * math.tan(1e-3 * beam_tilt_mrad_xy[1])
-
-
-def shift_phase(shape: tuple[int, int], shift_xy_px: Sequence[float], device: torch.device) -> Tensor:
-    """Fourier factor (``rfft2`` layout) that moves an image by a sub-pixel shift."""
-    ky = torch.fft.fftfreq(shape[0], device=device)[:, None]
-    kx = torch.fft.rfftfreq(shape[1], device=device)[None]
-    angle = -2 * math.pi * (kx * shift_xy_px[0] + ky * shift_xy_px[1])
-    return torch.polar(torch.ones_like(angle), angle)

@@ -14,6 +14,7 @@ from cryomend.acquisition.placement import Placement
 from cryomend.acquisition.scheme import recording_order, share_fluence
 from cryomend.config import AcquisitionConfig
 from cryomend.ctf import Optics
+from cryomend.dose import exposure_before
 from cryomend.geometry import tilt_angles_from_range
 
 __all__ = ["Exposure", "Lens", "draw_exposure", "draw_tilt_angles", "thickness_transmission"]
@@ -94,10 +95,7 @@ class Exposure:
     def prior_doses(self, tilt_angles: NDArray[Any]) -> NDArray[np.float64]:
         """Electrons that the specimen had received before each tilt, e⁻/Å²."""
         places, doses = self.timing(tilt_angles)
-        order = np.argsort(places)
-        prior = np.empty(len(doses))
-        prior[order] = np.concatenate([[0.0], np.cumsum(doses[order])[:-1]])
-        return prior
+        return exposure_before(doses, np.argsort(places))
 
     def shares(self, tilt_angles: NDArray[Any]) -> NDArray[np.float64]:
         """Share of the fluence that the specimen had received by the middle of each tilt."""

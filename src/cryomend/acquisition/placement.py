@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryomend.acquisition.defocus_gradient import depth_nodes, parallax, project_slabs, shift_phase
+from cryomend.acquisition.defocus_gradient import depth_nodes, parallax, project_slabs
+from cryomend.fourier import shift_phase
 from cryomend.projection import project_density
 
 __all__ = [

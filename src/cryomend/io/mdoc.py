@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cryomend.dose import exposure_before
 from cryomend.io.path import InputError, existing_file
 from cryomend.io.text import write_text
 
@@ -155,9 +156,7 @@ def read_mdoc_exposures(path: str | os.PathLike[str]) -> tuple[NDArray[np.float6
     if any(time is None for time in when):
         raise InputError(f"{path} has neither PriorRecordDose nor DateTime; give a list of exposures instead")
     order = np.argsort(np.array([time.timestamp() for time in when if time is not None]), kind="stable")
-    prior = np.empty(len(rows))
-    prior[order] = np.concatenate([[0.0], np.cumsum(exposure[order])[:-1]])
-    return prior, exposure
+    return exposure_before(exposure, order), exposure
 
 
 def _number(value: Any) -> float:

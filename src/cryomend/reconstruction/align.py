@@ -13,7 +13,7 @@ from torch import Tensor
 from cryomend.dose import radiation_damage
 from cryomend.fourier import filter_fourier
 
-__all__ = ["align_images", "bin_images", "dose_weight"]
+__all__ = ["align_images", "bin_images", "binned_shape", "dose_weight"]
 
 
 def align_images(
@@ -102,13 +102,8 @@ def bin_images(images: Tensor, factor: float) -> tuple[Tensor, float]:
     The outermost pixels are cut away first, so that both axes shrink by ``factor``: exactly where it is
     whole, else to within a pixel over the image.
     """
-    if factor < 1:
-        raise ValueError(f"binning by {factor:g} would magnify; give at least 1")
     height, width = images.shape[1:]
-    new = [2 * math.floor(n / factor / 2 + 1e-9) for n in (height, width)]
-    if min(new) < 16:
-        raise ValueError(f"binning by {factor:g} leaves {min(new)} pixels; at least 16 are needed")
-    kept = [min(n, round(m * factor)) for n, m in zip((height, width), new, strict=True)]
+    kept, new = binned_shape((height, width), factor)
     start = [n // 2 - m // 2 for n, m in zip((height, width), kept, strict=True)]
     images = images[:, start[0] : start[0] + kept[0], start[1] : start[1] + kept[1]]
     centred = torch.fft.ifftshift(images, dim=(1, 2))  # the centre becomes the origin, so no phase is lost
@@ -117,6 +112,23 @@ def bin_images(images: Tensor, factor: float) -> tuple[Tensor, float]:
     spectrum = spectrum[:, low[0] : low[0] + new[0], low[1] : low[1] + new[1]]
     binned = torch.fft.fftshift(torch.fft.ifft2(torch.fft.ifftshift(spectrum, dim=(1, 2))), dim=(1, 2)).real
     return binned.contiguous() * (new[0] * new[1] / (kept[0] * kept[1])), kept[1] / new[1]
+
+
+def binned_shape(shape: tuple[int, int], factor: float) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Pixels (Y, X) of an image that `bin_images` keeps, and how many they become.
+
+    Raises
+    ------
+    ValueError
+        If the factor is below 1 or leaves fewer than 16 pixels along an axis.
+    """
+    if factor < 1:
+        raise ValueError(f"binning by {factor:g} would magnify; give at least 1")
+    height, width = (2 * math.floor(n / factor / 2 + 1e-9) for n in shape)
+    if min(height, width) < 16:
+        raise ValueError(f"binning by {factor:g} leaves {min(height, width)} pixels; at least 16 are needed")
+    kept = (min(shape[0], round(height * factor)), min(shape[1], round(width * factor)))
+    return kept, (height, width)
 
 
 def dose_weight(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cryomend.config import ReconstructionConfig
 from cryomend.ctf import Optics
+from cryomend.fourier import filter_fourier, shift_phase
 from cryomend.io import (
     Alignment,
     InputError,
@@ -26,7 +27,7 @@ from cryomend.io import (
     read_image,
     read_tilt_angles,
 )
-from cryomend.reconstruction.align import align_images, bin_images, dose_weight
+from cryomend.reconstruction.align import align_images, bin_images, binned_shape, dose_weight
 from cryomend.reconstruction.ctf_correction import correct_phase
 
 __all__ = ["Preparation", "plan_preparation"]
@@ -66,7 +67,8 @@ class Preparation:
     def _prepare_one(self, image: Tensor, place: int) -> Tensor:
         one = slice(place, place + 1)
         if self.axis_shift:
-            image = _shift_columns(image, -self.axis_shift)
+            shape = (image.shape[0], image.shape[1])
+            image = filter_fourier(image, shift_phase(shape, (-self.axis_shift, 0.0), image.device))
         images = image[None]
         if self.doses is not None:
             images = dose_weight(
@@ -105,14 +107,6 @@ class Preparation:
             return 0.0
         matrix = self.alignment.matrices[place]
         return math.degrees(math.atan2(matrix[1, 0], matrix[0, 0]))
-
-
-def _shift_columns(image: Tensor, by: float) -> Tensor:
-    """Move an image along X by a part of a pixel, in Fourier space."""
-    width = image.shape[1]
-    angle = -2 * math.pi * by * torch.fft.rfftfreq(width, device=image.device)
-    spectrum = torch.fft.rfft(image, dim=1) * torch.polar(torch.ones_like(angle), angle)
-    return torch.fft.irfft(spectrum, n=width, dim=1)
 
 
 def _standardise(image: Tensor, reference: Tensor) -> Tensor:
@@ -171,8 +165,8 @@ def plan_preparation(
         shape = _aligned_shape(shape, alignment)
     pixel_size = stack.voxel_size
     if config.bin != 1:
-        binned, factor = bin_images(torch.zeros(1, *shape), config.bin)
-        shape, pixel_size = (binned.shape[1], binned.shape[2]), pixel_size * factor
+        kept, shape = binned_shape(shape, config.bin)
+        pixel_size *= kept[1] / shape[1]
     return Preparation(
         sections=sections,
         tilt_angles=angles + config.tilt_offset,
@@ -254,12 +248,10 @@ def _defocus_of(
     if rows == len(sections) != images:
         return defocus
     _rows_of(defocus.defocus_um, path, images, stack)
-    return TiltDefocus(
+    return replace(
+        defocus,
         defocus_um=defocus.defocus_um[sections],
         astigmatism_um=defocus.astigmatism_um[sections],
         astigmatism_angle=defocus.astigmatism_angle[sections],
         phase_shift=defocus.phase_shift[sections],
-        voltage_kv=defocus.voltage_kv,
-        spherical_aberration_mm=defocus.spherical_aberration_mm,
-        amplitude_contrast=defocus.amplitude_contrast,
     )
