@@ -134,11 +134,18 @@ REFUSED = {
         "defocus_um": [(float("nan"), 3)],
         "fluence": [(0, 100)],
         "snr": [0, -1],
+        "snr_db": [float("inf"), float("nan")],
+        "snr_band": [(0, 10), (20, 10)],
         "mtf_nyquist": [(0, 0.5), (0.5, 1.1)],
         "misalignment": [(-1, 1)],
         "mean_free_path": [(0, 1)],
     },
-    SimulationConfig: {"voxel_size": [(0, 10)], "noise_share": [-0.1, 1.1], "solvent_variation": [(-1, 0)]},
+    SimulationConfig: {
+        "voxel_size": [(0, 10)],
+        "noise_share": [-0.1, 1.1],
+        "noise_total": ["halved"],
+        "solvent_variation": [(-1, 0)],
+    },
     TrainingConfig: {
         "channels": [(), (4, 0)],
         "stem": ["quarter"],
@@ -175,6 +182,19 @@ def test_values_without_physical_meaning_are_refused(model, name, value):
 def test_tilt_ranges_that_meet_are_refused():
     with pytest.raises(ValidationError, match="must lie below tilt_max"):
         AcquisitionConfig(tilt_min=(-60, 40), tilt_max=(40, 60))
+
+
+def test_signal_to_noise_is_given_once_and_its_band_is_not_empty():
+    with pytest.raises(ValidationError, match="snr and snr_db exclude each other"):
+        AcquisitionConfig(snr=1, snr_db=0)
+    with pytest.raises(ValidationError, match=r"snr_band \(20\.0, 20\.0\) is empty"):
+        AcquisitionConfig(snr=1, snr_band=(20, 20))
+
+
+def test_learned_noise_cannot_be_all_of_it_and_come_on_top():
+    assert SimulationConfig(noise_share=1).noise_total == "kept"
+    with pytest.raises(ValidationError, match="has no end"):
+        SimulationConfig(noise_share=1, noise_total="grows")
 
 
 def test_options_win_over_the_file_and_the_file_over_the_defaults(tmp_path):

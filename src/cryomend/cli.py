@@ -91,8 +91,9 @@ def acquire(
     mdoc: Annotated[Path | None, typer.Option(help="take exposures and order from this recording")] = None,
     config: ConfigFile = None,
     snr: Annotated[
-        float | None, typer.Option(help="signal over noise power instead of counting noise")
+        float | None, typer.Option(help="signal over noise power in each tilt, instead of counting noise")
     ] = None,
+    snr_db: Annotated[float | None, typer.Option(help="the same in decibels, instead of --snr")] = None,
     fluence: Annotated[float | None, typer.Option(help="e⁻/Å² over the whole series")] = None,
     halves: Annotated[bool, typer.Option(help="write the even and odd frames too")] = True,
     voxel_size: Annotated[float | None, typer.Option(help="Å; replaces the header's")] = None,
@@ -105,7 +106,7 @@ def acquire(
     from cryomend.restoration.predict import choose_device
 
     dose = None if fluence is None else (fluence, fluence)
-    settings = load_config(AcquisitionConfig, config, snr=snr, fluence=dose, scheme=scheme)
+    settings = load_config(AcquisitionConfig, config, snr=snr, snr_db=snr_db, fluence=dose, scheme=scheme)
     repeated = [n for n, v in (("--scheme", scheme), ("--fluence", fluence)) if v is not None]
     angles = choose_angles(tilt_angles, tilt_range, mdoc=mdoc, ordered_by=" and ".join(repeated))
     with _progress_bar("recording") as show:
@@ -130,6 +131,9 @@ def simulate(
     structures: Structures = None,
     membrane_structures: MembraneStructures = None,
     noise: Annotated[Path | None, typer.Option(help="noise model from `cryomend noise fit`")] = None,
+    rescale_noise: Annotated[
+        bool, typer.Option("--rescale-noise", help="resample it from its own pixel size to the simulation's")
+    ] = False,
     workers: Annotated[int, typer.Option(min=1, help="pairs simulated at a time")] = 1,
     seed: Seed = 0,
 ) -> None:
@@ -141,8 +145,9 @@ def simulate(
     with _progress_bar("simulating") as show:
         simulate_to_folder(
             settings, output, count=count, seed=seed, structures=structures or [],
-            membrane_structures=membrane_structures or [], noise=noise, workers=workers,
-            on_done=lambda done: show(done / count, f"simulated {done} of {count}"),
+            membrane_structures=membrane_structures or [], noise=noise, rescale_noise=rescale_noise,
+            workers=workers, on_done=lambda done: show(done / count, f"simulated {done} of {count}"),
+            on_notes=_print_notes,
         )  # fmt: skip
 
 
@@ -270,18 +275,33 @@ def noise_extract(
     stacks: Annotated[list[Path], typer.Argument(help="tilt series, or tomograms (MRC)")],
     output: Annotated[Path, typer.Option("-o", "--output", help="patches (HDF5)")],
     tilt_angles: Annotated[
-        list[Path] | None, typer.Option(help="one file for all stacks, or repeat it for each")
+        list[Path] | None,
+        typer.Option(help="one file for all stacks, or repeat it for each; without, they are tomograms"),
     ] = None,
     patch: Annotated[int, typer.Option(help="patch side in pixels")] = 128,
+    areas: Annotated[
+        list[Path] | None,
+        typer.Option(help="use these areas: lines of `tilt y_first y_last x_first x_last`, * for all tilts"),
+    ] = None,
+    pixel_size: Annotated[float | None, typer.Option(help="Å; replaces the headers'")] = None,
+    max_patches: Annotated[int, typer.Option(min=8, help="most patches, shared evenly by the tilts")] = 20000,
+    picture: Annotated[
+        Path | None, typer.Option(help="tilts with the areas drawn (PNG)  [default: OUTPUT.png]")
+    ] = None,
+    no_picture: Annotated[bool, typer.Option("--no-picture", help="draw none")] = False,
 ) -> None:
     """Cut noise patches from areas without structure."""
     from cryomend.io import check_writable
-    from cryomend.noise import extract_noise, write_patches
+    from cryomend.noise import extract_noise
 
-    check_writable(output)
-    patches, report = extract_noise(stacks, tilt_angles=tilt_angles or [], patch=patch)
-    write_patches(output, patches)
-    report.append(f"{output}: {len(patches.patches)} patches of {patch} x {patch}")
+    drawing = None if no_picture else check_writable(picture or output.with_suffix(".png"))
+    with _progress_bar("searching") as show:
+        _, report = extract_noise(
+            stacks, tilt_angles=tilt_angles or [], patch=patch, areas=areas or [], pixel_size=pixel_size,
+            max_patches=max_patches, output=check_writable(output), picture=drawing, on_progress=show,
+        )  # fmt: skip
+        show(1.0, "written")
+    report.append(f"{output}: the patches" + (f"; {drawing}: look where they are from" if drawing else ""))
     typer.echo("\n".join(report), err=True)
 
 
@@ -303,25 +323,42 @@ def noise_fit(
 
     settings = load_config(NoiseConfig, config)
     with _progress_bar("fit") as show:
-        fit_noise_file(
+        fitted = fit_noise_file(
             patches, output, kind=model, config=settings, seed=seed, device=choose_device(device),
             max_minutes=max_minutes, resume=resume, on_progress=show,
         )  # fmt: skip
+    _print_notes([*fitted.config["notes"], f"wrote {output} ({fitted.kind})"])
 
 
 @noise_app.command("sample")
 def noise_sample(
     model: Annotated[Path, typer.Argument(help="from `cryomend noise fit`")],
     tilt_angles: Annotated[Path, typer.Option(help="angle file (.tlt)")],
-    size: Annotated[tuple[int, int], typer.Option(help="NY NX in pixels")],
     output: Annotated[Path, typer.Option("-o", "--output", help="noise tilts (MRC)")],
+    size: Annotated[
+        tuple[int, int] | None, typer.Option(help="NY NX in pixels; that of --signal if left out")
+    ] = None,
     seed: Seed = 0,
     raw: Annotated[bool, typer.Option("--raw", help="leave out the calibration of a learned model")] = False,
+    pixel_size: Annotated[float | None, typer.Option(help="Å wanted; the model's own if left out")] = None,
+    rescale: Annotated[
+        bool, typer.Option("--rescale", help="resample noise that was fitted at another pixel size")
+    ] = False,
+    signal: Annotated[Path | None, typer.Option(help="stack to match the noise to, with --snr-db")] = None,
+    snr_db: Annotated[float | None, typer.Option(help="power of --signal over that of the noise")] = None,
+    device: Device = "auto",
 ) -> None:
     """Make noise tilts of any size."""
-    from cryomend.noise import sample_noise_file
+    from cryomend.noise import SampleOptions, sample_noise_file
+    from cryomend.restoration.predict import choose_device
 
-    sample_noise_file(model, output, tilt_angles=tilt_angles, shape=size, seed=seed, calibrated=not raw)
+    options = SampleOptions(seed, not raw, pixel_size, rescale, signal, snr_db)
+    with _progress_bar("sampling") as show:
+        notes = sample_noise_file(
+            model, output, tilt_angles=tilt_angles, shape=size, options=options,
+            device=choose_device(device), on_progress=show,
+        )  # fmt: skip
+    _print_notes(notes)
 
 
 @noise_app.command("check")
@@ -329,7 +366,11 @@ def noise_check(
     real: Annotated[Path, typer.Argument(help="real noise: patches (HDF5) or a stack of noise only (MRC)")],
     sampled: Annotated[list[Path], typer.Argument(help="sampled noise: stacks or patches")],
     json: Annotated[Path, typer.Option(help="scores")],
-    figure: Annotated[Path | None, typer.Option(help="picture of the scores (PNG)")] = None,
+    figure: Annotated[Path | None, typer.Option(help="spectra and scores (PNG)")] = None,
+    tilt_angles: Annotated[
+        Path | None, typer.Option(help="angles of the sampled stacks, to compare tilts by angle")
+    ] = None,
+    seed: Seed = 0,
 ) -> None:
     """Measure how far sampled noise is from real noise."""
     from cryomend.io import check_writable, write_json
@@ -338,7 +379,8 @@ def noise_check(
     for path in (json, figure):
         if path is not None:
             check_writable(path)
-    result = check_noise(real, sampled)
+    with _progress_bar("comparing") as show:
+        result = check_noise(real, sampled, tilt_angles=tilt_angles, seed=seed, on_progress=show)
     write_json(json, result)
     if figure is not None:
         draw_fidelity(figure, result)

@@ -192,7 +192,16 @@ class AcquisitionConfig(StageConfig):
     defocus_um: Range = Field((2.0, 6.0), description="positive = underfocus, µm")
     fluence: PositiveRange = Field((60.0, 130.0), description="e⁻/Å² over the whole series")
     snr: float | None = Field(
-        None, gt=0, description="signal over noise power per tilt; replaces counting noise when given"
+        None,
+        gt=0,
+        description="power of the signal over that of the noise in every tilt, over the specimen, linear; "
+        "white noise then replaces counting",
+    )
+    snr_db: float | None = Field(None, description="the same in decibels of the power ratio, instead of snr")
+    snr_band: PositiveRange | None = Field(
+        None,
+        description="periods between which powers are compared, for snr and for noise_share, Å; all but the "
+        "mean if None",
     )
     mean_free_path: PositiveRange = Field(
         (2500.0, 4000.0), description="of what removes electrons from the image, Å"
@@ -271,6 +280,14 @@ class AcquisitionConfig(StageConfig):
         return self
 
     @model_validator(mode="after")
+    def _snr_is_given_once(self) -> AcquisitionConfig:
+        if self.snr is not None and self.snr_db is not None:
+            raise ValueError("snr and snr_db exclude each other; give one (snr_db is 10 log10 of snr)")
+        if self.snr_band is not None and self.snr_band[0] == self.snr_band[1]:
+            raise ValueError(f"snr_band {self.snr_band} is empty; give the shortest and the longest period")
+        return self
+
+    @model_validator(mode="after")
     def _dqe_falls(self) -> AcquisitionConfig:
         if self.dqe_nyquist is not None and self.dqe_nyquist[1] > self.dqe[0]:
             raise ValueError(f"dqe_nyquist {self.dqe_nyquist} must not rise above dqe {self.dqe}")
@@ -340,11 +357,30 @@ class SimulationConfig(StageConfig):
         description="standard deviation of what the ice holds unresolved, V per voxel; not in the target",
     )
     noise_share: float = Field(
-        0.5, ge=0, le=1, description="share of learned in all noise, when a noise model is given"
+        0.5,
+        ge=0,
+        le=1,
+        description="share of learned noise in the power of all noise of a tilt, when a noise model is "
+        "given; counting noise is the rest",
+    )
+    noise_total: Literal["kept", "grows"] = Field(
+        "kept",
+        description="kept: the noise has the power that fluence or snr say and learned noise replaces "
+        "counting noise, so that noise_share changes its kind and not its amount; grows: learned noise "
+        "comes on top of all counting noise",
+    )
+    rescale_noise: bool = Field(
+        False, description="resample a noise model's noise from its own pixel size to the simulation's"
     )
     structures: tuple[str, ...] | None = Field(
         None, description="names of the structure files to use; all that are given if None"
     )
+
+    @model_validator(mode="after")
+    def _noise_has_an_end(self) -> SimulationConfig:
+        if self.noise_total == "grows" and self.noise_share == 1:
+            raise ValueError("noise_share 1 on top of counting noise has no end; set noise_total: kept")
+        return self
 
 
 class TrainingConfig(StageConfig):
@@ -376,19 +412,34 @@ class TrainingConfig(StageConfig):
 
 
 class NoiseConfig(StageConfig):
-    """How the learned noise model is trained; the numbers of the WGAN-GP are the published ones."""
+    """How the learned noise model is trained.
 
-    width: int | None = Field(
-        None, ge=1, description="narrowest channel count; None: 64 on an accelerator, 16 on a CPU"
+    None takes what the device can do: on an accelerator the published numbers, on a CPU smaller ones.
+    """
+
+    width: int | None = Field(None, ge=1, description="narrowest channel count; 64, on a CPU 16")
+    latent: int = Field(100, ge=1, description="length of a latent vector")
+    conditioning: Literal["moments", "angle"] = Field(
+        "moments",
+        description="one texture for all tilts with the deviation of each, or networks told the tilt angle",
     )
-    latent: int = Field(100, ge=1, description="length of the latent vector")
-    steps: int = Field(20_000, ge=1, description="generator steps")
-    critic_steps: int = Field(5, ge=1, description="critic steps per generator step")
-    batch: int = Field(64, ge=2, description="patches per step; no more than there are")
-    learning_rate: float = Field(1e-4, gt=0, description="of Adam, betas 0.5 and 0.999")
+    steps: int = Field(20_000, ge=1, description="generator steps at most")
+    critic_steps: int | None = Field(None, ge=1, description="critic steps per generator step; 5, on a CPU 2")
+    batch: int | None = Field(
+        None, ge=1, description="patches per step; 64, on a CPU 16; no more than there are"
+    )
+    learning_rate: float | None = Field(
+        None, gt=0, description="of Adam, betas 0.5 and 0.999; 1e-4, on a CPU 1e-3"
+    )
     gradient_penalty: float = Field(10.0, ge=0, description="weight of the gradient penalty")
-    ema_decay: float = Field(0.999, ge=0, lt=1, description="of the moving average of the generator")
+    ema_decay: float = Field(0.998, ge=0, lt=1, description="of the moving average of the generator")
     flips: bool = Field(True, description="mirror training patches at random along Y and X")
+    validation_share: float = Field(
+        0.15, gt=0, lt=0.9, description="share of the patches of every tilt that are kept for the score"
+    )
+    validate_every: int = Field(200, ge=1, description="generator steps from one score to the next")
+    classifier_steps: int = Field(400, ge=1, description="steps of the two-sample classifier in the score")
+    patience: int = Field(10, ge=1, description="scores without a better one before the training stops")
 
 
 class Recipe(StageConfig):

@@ -16,6 +16,7 @@ __all__ = [
     "gaussian_lowpass",
     "radial_frequency",
     "radial_mean",
+    "resample_fourier",
     "shell_index",
     "shift_phase",
 ]
@@ -94,6 +95,39 @@ def radial_mean(values: Tensor, shells: Tensor, n_shells: int) -> Tensor:
     total.index_add_(0, index, values.flatten().double())
     count.index_add_(0, index, torch.ones_like(index, dtype=torch.float64))
     return (total / count.clamp(min=1))[:n_shells].float()
+
+
+def resample_fourier(images: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Give images of one field more or fewer pixels by padding or cropping their Fourier transform.
+
+    Parameters
+    ----------
+    images : Tensor, shape (..., Y, X)
+        Periodic; centre at pixel ``n // 2``, which stays on the centre.
+    shape : tuple of int
+        Pixels (Y, X) of the result.
+
+    Returns
+    -------
+    Tensor, shape (..., *shape)
+        Grey levels keep their mean; every frequency that both grids have keeps its amplitude, but the new
+        Nyquist of a cropped even side half of it.
+
+    Raises
+    ------
+    ValueError
+        If ``shape`` is not positive.
+    """
+    if min(shape) < 1:
+        raise ValueError(f"images have a positive number of pixels, got {shape}")
+    old = images.shape[-2:]
+    centred = torch.fft.ifftshift(images, dim=(-2, -1))  # the centre becomes the origin, so no phase is lost
+    spectrum = torch.fft.fftshift(torch.fft.fft2(centred), dim=(-2, -1))
+    low = [m // 2 - n // 2 for n, m in zip(old, shape, strict=True)]  # negative where it is cropped
+    high = [m - n - start for n, m, start in zip(old, shape, low, strict=True)]
+    spectrum = torch.nn.functional.pad(spectrum, (low[1], high[1], low[0], high[0]))
+    resampled = torch.fft.ifft2(torch.fft.ifftshift(spectrum, dim=(-2, -1))).real
+    return torch.fft.fftshift(resampled, dim=(-2, -1)) * (shape[0] * shape[1] / (old[0] * old[1]))
 
 
 def shift_phase(shape: tuple[int, int], shift_xy_px: Sequence[float], device: torch.device) -> Tensor:

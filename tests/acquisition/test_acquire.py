@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from cryomend.acquisition.acquire import acquire_halves, acquire_tilt_series
+from cryomend.acquisition.acquire import (
+    acquire_halves,
+    acquire_signal_and_noise,
+    acquire_tilt_series,
+    specimen_area,
+)
 from cryomend.acquisition.exposure import (
     Exposure,
     draw_exposure,
@@ -15,6 +20,7 @@ from cryomend.acquisition.placement import Placement
 from cryomend.config import AcquisitionConfig
 from cryomend.ctf import Optics, interaction_constant
 from cryomend.dose import radiation_damage
+from cryomend.mixing import measure_mixed_snr, measure_snr
 
 ANGLES = np.array([-40.0, 0, 40])
 
@@ -56,11 +62,92 @@ def test_equal_seeds_give_equal_counts_and_others_do_not():
     assert not torch.equal(record(density, 3), record(density, 4))
 
 
-def test_noise_at_a_given_snr_measures_back_as_that_snr():
-    density = torch.rand(16, 128, 128, generator=torch.Generator().manual_seed(0))
-    clean, noisy = record(density, snr=1e9), record(density, snr=0.25)
-    measured = clean.var(dim=(1, 2)) / (noisy - clean).var(dim=(1, 2))
-    np.testing.assert_allclose(measured, 0.25, rtol=0.02)
+def draw_scatterers(shape=(16, 128, 128)):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("band", [None, (40.0, 400.0)])
+def test_noise_at_a_given_snr_measures_back_as_that_snr_over_the_specimen(band):
+    density, exposure = draw_scatterers(), Exposure(Optics(), snr_band=band)
+    clean, noisy = (record(density, snr=snr, snr_band=band) for snr in (1e9, 0.25))
+    where = {"band": exposure.band(10.0), "area": specimen_area(density, ANGLES, exposure)}
+    np.testing.assert_allclose(measure_snr(clean, noisy - clean, **where), 0.25, rtol=0.002)
+    if band:
+        assert where["band"] == (0.025, 0.25)
+
+
+def test_the_snr_of_two_recordings_measures_back_within_two_percent():
+    density = draw_scatterers((16, 512, 512))
+    area = specimen_area(density, ANGLES, Exposure(Optics()))
+    found = measure_mixed_snr(record(density, 1, snr=0.5), record(density, 2, snr=0.5), area=area)
+    np.testing.assert_allclose(found, 0.5, rtol=0.02)
+
+
+@pytest.mark.parametrize("snr_db", [0, 2, 5, 10])
+def test_white_noise_at_decibels_comes_from_the_configuration(snr_db):
+    config = AcquisitionConfig(snr_db=snr_db)
+    exposure = draw_exposure(config, np.random.default_rng(0), thickness=900, tilts=3, pixel_size=10.0)
+    assert exposure.snr == pytest.approx(10 ** (snr_db / 10))
+    density = draw_scatterers()
+    clean, added = acquire_signal_and_noise(
+        density, ANGLES, pixel_size=10.0, exposure=exposure, generator=torch.Generator()
+    )
+    found = 10 * measure_snr(clean, added, area=specimen_area(density, ANGLES, exposure)).log10()
+    np.testing.assert_allclose(found, snr_db, atol=0.01)
+    power = torch.fft.fft2(added, norm="ortho").abs().square().mean(0)
+    ratio = power[48:80, 48:80].mean() / power[:16, :16].mean()  # around Nyquist, around 0
+    assert ratio.item() == pytest.approx(1, abs=0.25)
+    deviation = (added / added.std(dim=(1, 2), keepdim=True)).flatten()
+    assert (deviation**4).mean().item() == pytest.approx(3, abs=0.15)
+
+
+@pytest.mark.parametrize("snr", [None, 0.5])
+def test_signal_and_noise_add_up_to_the_series_and_the_signal_has_no_noise(snr):
+    density, changes = draw_scatterers(), {"gain_error": 0.02, "hot_pixels": 1000, "damage": False}
+    how = {"pixel_size": 10.0, "exposure": Exposure(Optics(), snr=snr, **changes)}
+    signal, noise = acquire_signal_and_noise(
+        density, ANGLES, generator=torch.Generator().manual_seed(0), **how
+    )
+    series = acquire_tilt_series(density, ANGLES, generator=torch.Generator().manual_seed(0), **how)
+    torch.testing.assert_close(signal + noise, series)
+    if snr is None:  # a million times the electrons show the same, defects included
+        bright = record(density, fluence=1e8, **changes)
+        torch.testing.assert_close(bright / 1e6, signal, rtol=1e-3, atol=0)
+        assert abs(noise.mean()) < 1e-3 * signal.mean()
+
+
+def test_the_specimen_area_is_what_its_mid_plane_covers():
+    shape, x = (16, 32, 128), torch.arange(128.0) - 64
+    angles = np.array([-60.0, 0, 45, 90])
+    area = specimen_area(torch.zeros(shape), angles, Exposure(Optics()))
+    assert (area == area[:, :1]).all()
+    for tilt, width in enumerate((64, 128, 128 / math.sqrt(2), 16)):  # at 90° the slab seen from its side
+        assert (area[tilt, 0] == (x.abs() <= width / 2)).float().mean() > 0.98
+    moved = Exposure(Optics(), placements=(Placement(90.0, 1.0, (0.0, 5.0)),) * 4)
+    turned = specimen_area(torch.zeros(16, 128, 128), angles, moved)[0]
+    rows = turned[:, 64].nonzero().flatten()
+    assert turned[64, 1:].all() and rows.float().mean().item() == pytest.approx(64 + 5, abs=1)
+    assert len(rows) == pytest.approx(64, abs=2)
+
+
+def test_a_tilt_about_x_shears_the_specimen_area():
+    area = specimen_area(torch.zeros(32, 128, 128), np.array([50.0]), Exposure(Optics(), x_tilt=10.0))[0]
+    columns = torch.arange(128.0)
+    middle = [(columns[row] - 64).mean().item() for row in (area[40], area[88])]
+    # A point of the mid-plane lies at x' = x cos t + y' tan a sin t; the corners that the turned slab loses
+    # at the top and the bottom of the volume take up to half of that back.
+    shear = 48 * math.tan(math.radians(10)) * math.sin(math.radians(50))
+    assert 0.4 * shear < middle[1] - middle[0] < 1.1 * shear
+
+
+def test_a_given_snr_needs_something_to_see_and_noise_of_the_same_shape():
+    with pytest.raises(ValueError, match="shows nothing of the specimen"):
+        record(torch.zeros(8, 32, 32), snr=1.0)
+    with pytest.raises(ValueError, match=r"noise \(2, 32, 32\) for images \(3, 32, 32\)"):
+        acquire_tilt_series(
+            torch.rand(8, 32, 32), ANGLES, pixel_size=10.0, exposure=Exposure(Optics(), snr=1.0),
+            generator=torch.Generator(), noise=torch.randn(2, 32, 32),
+        )  # fmt: skip
 
 
 def test_residual_shifts_move_images_by_what_is_recorded_and_keep_their_sum():

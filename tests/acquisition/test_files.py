@@ -93,6 +93,14 @@ def test_halves_are_left_out_on_request_and_with_a_given_snr(acquire):
     assert sorted(p.name for p in Path("u").glob("*.mrc")) == ["tilt_series.mrc"]
 
 
+def test_a_signal_to_noise_in_decibels_is_recorded_as_a_ratio(acquire):
+    result = acquire("-o t --tilt-range -40 40 40 --snr-db 5")
+    assert result.code == 0 and "no electrons are counted" in result.err
+    drawn = json.loads(Path("t/acquisition.json").read_text())
+    assert drawn["exposure"]["snr"] == pytest.approx(10**0.5)
+    assert drawn["config"]["snr_db"] == 5
+
+
 def test_repeated_angles_and_disorder_are_recorded_and_said(acquire):
     Path("odd.tlt").write_text("0\n30\n-30\n0\n")
     result = acquire("-o t --tilt-angles odd.tlt")
@@ -112,6 +120,7 @@ def test_repeated_angles_and_disorder_are_recorded_and_said(acquire):
         ("--config bad.yaml", "holds no MTF"),
         ("--config absent.yaml", "no.star does not exist"),
         ("--config rising.yaml", "dqe_nyquist"),
+        ("--snr 1 --snr-db 0", "snr and snr_db exclude each other; give one"),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_line_and_nothing_is_written(acquire, line, says):

@@ -5,6 +5,7 @@ import pytest
 from scipy import ndimage
 
 from cryomend.noise import find_empty_areas
+from cryomend.noise.areas import place_windows
 
 P = 32
 
@@ -76,6 +77,57 @@ def test_weak_structure_is_found_although_it_hardly_changes_the_variance(rng):
     assert inside < 0.05 * outside
 
 
+@pytest.mark.parametrize("patch", [32, 64])
+def test_walls_are_avoided_and_the_noise_between_them_keeps_its_low_frequencies(rng, patch):
+    size, spacing, radius = 768, 160, 25
+    y, x = np.mgrid[:size, :size]
+    centres = np.stack(np.meshgrid(*[np.arange(80, size, spacing)] * 2), axis=-1).reshape(-1, 2)
+    shells = sum(np.exp(-((np.hypot(y - a, x - b) - radius) ** 2) / 18) for a, b in centres)
+    noise = ndimage.gaussian_filter(rng.standard_normal((size, size)), 0.7)
+    noise /= noise.std()
+    corners = find_empty_areas(noise - shells, patch=patch).corners
+    grid = np.arange(patch // 4, size - patch, patch // 2)
+    every = np.stack(np.meshgrid(grid, grid), axis=-1).reshape(-1, 2)
+    assert len(corners) > 0.4 * len(every)
+
+    def low(image, where):
+        band = ndimage.gaussian_filter(image, 2) - ndimage.gaussian_filter(image, 8)
+        return np.mean([(band[a : a + patch, b : b + patch] ** 2).mean() for a, b in where])
+
+    # The shells, of the noise's own deviation at their middle, add a tenth to the energy of the band.
+    added, let_through = (low(noise - shells, c) / low(noise, c) - 1 for c in (every, corners))
+    assert added > 0.1
+    assert let_through < 0.3 * added
+    # Keeping what is quiet costs hardly any noise.
+    assert low(noise, corners) > 0.96 * low(noise, every)
+
+
+def test_a_small_particle_is_in_no_window_though_it_adds_little_energy(rng):
+    image = rng.standard_normal((512, 512))
+    y, x = np.mgrid[:512, :512]
+    image -= 1.2 * (np.hypot(y - 256, x - 250) < 6)
+    corners = find_empty_areas(image, patch=64).corners
+    inside = (np.abs(corners + 32 - (256, 250)) < 26).all(axis=1)
+    assert len(corners) > 150
+    assert not inside.any()
+
+
+def test_windows_cover_given_boxes_and_damaged_ones_are_counted_not_dropped(rng):
+    image = rng.standard_normal((160, 160))
+    image[18, 14] = 60
+    areas = place_windows(image, [(10, 74, 8, 72), (96, 128, 100, 132)], patch=P)
+    assert len(areas.corners) == areas.candidates == 10
+    assert areas.corners[0].tolist() == [10, 8]
+    assert areas.corners[-1].tolist() == [96, 100]
+    assert areas.suspect == 1
+    assert areas.rejected == {}
+
+
+def test_areas_that_overlap_on_one_grid_give_each_window_once(rng):
+    areas = place_windows(rng.standard_normal((96, 96)), [(0, 64, 0, 64), (0, 64, 16, 64)], patch=P)
+    assert len(areas.corners) == 9
+
+
 def test_the_edge_is_left_out(rng):
     corners = find_empty_areas(rng.standard_normal((128, 128)), patch=P, edge=20).corners
     assert corners.min() >= 20
@@ -96,7 +148,7 @@ def test_an_image_of_one_patch_gives_one_window(rng):
         (
             lambda a: np.where(a == a[3, 4], np.nan, a),
             32,
-            r"1 non-finite pixels, the first at \(y, x\) = \(3, 4\)",
+            r"1 pixels that are NaN or infinite, the first at \(Y, X\) = \(3, 4\)",
         ),
     ],
 )

@@ -68,26 +68,28 @@ def test_the_tilt_that_cannot_be_searched_is_named(series):
 
 def test_extraction_reports_every_tilt(stack):
     noise, report = extract_noise([stack], tilt_angles=[stack.with_suffix(".tlt")], patch=32)
-    assert [line.split(":")[0] for line in report] == [
+    assert [line.split(":")[0] for line in report[1:4]] == [
         "tilt 0 (-40.0 deg)",
         "tilt 1 (+0.0 deg)",
         "tilt 2 (+40.0 deg)",
     ]
+    assert report[0] == f"{stack}: 3 images of 128 x 128, pixel 4 Å"
+    assert report[4].startswith(f"in all {len(noise.patches)} patches of 32 x 32 from 3 of 3 images; every")
     assert noise.pixel_size == pytest.approx(4.0)
     assert noise.sources == ("ts.mrc",)
 
 
 def test_extraction_without_angles_says_what_is_approximate(stack):
     _, report = extract_noise([stack], patch=32)
-    assert "approximate" in report[0]
-    assert len(report) == 4
+    assert "approximate" in report[1]
+    assert [line.split(":")[0] for line in report[2:5]] == ["slice 0", "slice 1", "slice 2"]
 
 
 def test_two_stacks_share_one_angle_file_and_keep_apart(stack):
     noise, report = extract_noise([stack, stack], tilt_angles=[stack.with_suffix(".tlt")], patch=32)
     assert noise.sources == ("ts.mrc", "ts.mrc")
     assert np.bincount(noise.source_index).tolist() == [len(noise.patches) // 2] * 2
-    assert len(report) == 6
+    assert sum(line.startswith("tilt ") for line in report) == 6
 
 
 def test_a_file_gives_back_the_patches_written_to_it(tmp_path: Path, series):
@@ -107,6 +109,35 @@ def test_stacks_of_different_pixel_size_are_refused(stack, series):
     write_volume(other, series, voxel_size=5.0, stack=True)
     with pytest.raises(InputError, match=r"different pixel size.*ts.mrc 4, other.mrc 5"):
         extract_noise([stack, other], patch=32)
+
+
+def test_the_pixel_size_given_replaces_that_of_the_headers(stack, series):
+    other = stack.with_name("other.mrc")
+    write_volume(other, series, voxel_size=0.0, stack=True)
+    noise, report = extract_noise([stack, other], patch=32, pixel_size=5.5)
+    assert noise.pixel_size == 5.5
+    noise, report = extract_noise([other], patch=32)
+    assert noise.pixel_size == 0.0
+    assert "pixel size unknown (0 in the header; give --pixel-size)" in report[0]
+
+
+def test_a_limit_is_shared_evenly_and_keeps_the_order(stack, series):
+    every, _ = extract_noise([stack], patch=32)
+    counts = np.bincount(every.tilt_index)
+    noise, report = extract_noise([stack], patch=32, max_patches=30)
+    assert np.bincount(noise.tilt_index).tolist() == [10, 10, 10]
+    for tilt in range(3):
+        corners = noise.corner_yx[noise.tilt_index == tilt]
+        places = np.ravel_multi_index(tuple(corners.T), (128, 128))
+        assert (np.diff(places) > 0).all()
+        # Evenly spread: from the first rows to the last.
+        assert corners[0, 0] < 32 and corners[-1, 0] > 64
+        y, x = corners[3]
+        patch = series[tilt, y : y + 32, x : x + 32].astype(np.float64)
+        found = noise.patches[noise.tilt_index == tilt][3]
+        np.testing.assert_allclose(found * noise.tilt_std[10 * tilt], patch - patch.mean(), atol=1e-4)
+    assert f"from {counts.sum()}: stopped by --max-patches" in report[-2]
+    assert "10 of them used" in report[2]
 
 
 def test_angle_files_must_be_one_or_one_per_stack(stack):

@@ -2,10 +2,13 @@ import numpy as np
 import pytest
 import torch
 
+from cryomend.acquisition import acquire
 from cryomend.config import AcquisitionConfig, SimulationConfig, SpecimenConfig
+from cryomend.fourier import gaussian_lowpass
 from cryomend.specimen import procedural_macromolecule
+from cryomend.training import pairs
 from cryomend.training.files import find_pairs
-from cryomend.training.pairs import read_pair, simulate_pair, write_pair
+from cryomend.training.pairs import read_pair, simulate_pair, tomogram_of, write_pair
 from cryomend.training.simulate import find_structures, simulate_pairs
 
 SMALL = SpecimenConfig(shape=(32, 40, 40), slab_margin=(20.0, 40.0), mass_kda=(60.0, 300.0), species=(2, 2))
@@ -34,23 +37,80 @@ def test_drawn_values_are_recorded():
     assert record["tilt_angles"][0] == record["tilt_range"][0]
 
 
-def test_learned_noise_takes_its_stated_share_of_the_power():
-    def sample(angles, shape, generator):
-        return torch.randn(len(angles), *shape, generator=generator)
+def sample(angles, shape, pixel_size, generator):
+    """Blurred noise with an offset, as a learned model might have."""
+    return 50 + gaussian_lowpass(torch.randn(len(angles), *shape, generator=generator), 0.7, ndim=2)
 
-    empty = SpecimenConfig(shape=(32, 96, 96), species=(0, 0), occupancy=(0, 0))
-    acquisition = AcquisitionConfig(mtf_nyquist=(1.0, 1.0), phase_flip_share=0, sirt_like_share=0)
-    variances = []
-    for share in (0.0, 0.5, 0.75):
-        config = SimulationConfig(specimens={"empty": empty}, acquisition=acquisition, noise_share=share)
-        variances.append(simulate_pair(config, seed=0, sample_noise=sample).tomogram.var().item())
-    # Images are divided by their mean or deviation alike in all three; counting noise alone has variance 1.
-    record = simulate_pair(
-        SimulationConfig(specimens={"empty": empty}, acquisition=acquisition), seed=0
-    ).record
-    ratio = np.array(variances) / variances[0]
-    expected = [1, 2, 4] if record["processing"]["normalised_by"] == "mean" else [1, 1, 1]
-    np.testing.assert_allclose(ratio, expected, rtol=0.05)
+
+@pytest.fixture
+def series_of(monkeypatch):
+    """The tilt series of which a pair with empty or filled ice is made, and the record of its noise."""
+
+    def make(*, counted=True, empty=False, seed=0, **changes):
+        filled = {"shape": (32, 96, 96), "species": (2, 2)}
+        kind = SpecimenConfig(**{**filled, **({"occupancy": (0, 0)} if empty else {})})
+        microscope = AcquisitionConfig(tilt_step=(5.0, 5.0), **changes.pop("acquisition", {}))
+        config = SimulationConfig(specimens={"one": kind}, acquisition=microscope, **changes)
+        caught = []
+
+        def catch(series, *args, **how):
+            caught.append(series)
+            return tomogram_of(series, *args, **how)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(pairs, "tomogram_of", catch)
+            if not counted:
+                patched.setattr(acquire, "count_electrons", lambda expected, generator: expected)
+            record = simulate_pair(config, seed=seed, sample_noise=sample).record
+        return caught[0], record["noise"]
+
+    return make
+
+
+def powers(images):
+    return images.var(dim=(1, 2)).numpy()
+
+
+@pytest.mark.parametrize("total", ["kept", "grows"])
+@pytest.mark.parametrize("share", [0.25, 0.75])
+def test_the_share_of_learned_noise_measures_back_from_the_series(series_of, share, total):
+    clean = series_of(noise_share=0.0, counted=False, empty=True)[0]
+    counting = series_of(noise_share=0.0, empty=True)[0] - clean
+    series, record = series_of(noise_share=share, noise_total=total, empty=True)
+    noise = series - clean
+    # Of the noise that is there, what follows the counts of the same seed is counting noise.
+    followed = ((noise * counting).mean(dim=(1, 2)) / counting.square().mean(dim=(1, 2)))[:, None, None]
+    learned = noise - followed * counting
+    growth = 1.0 if total == "kept" else 1 / (1 - share)
+    assert (powers(learned) / powers(noise)).mean() == pytest.approx(share, rel=0.02)
+    assert (powers(noise) / powers(counting)).mean() == pytest.approx(growth, rel=0.02)
+    assert followed.mean().item() == pytest.approx((1 - share if total == "kept" else 1) ** 0.5, rel=0.02)
+    assert (record["learned_share"], record["total"]) == (share, total)
+
+
+def test_the_powers_in_the_record_are_those_of_the_noise(series_of):
+    flat = {"acquisition": {"tilt_min": (-5, -5), "tilt_max": (5, 5), "misalignment": (0, 0)}}
+    clean = series_of(noise_share=0.0, counted=False, **flat)[0]
+    series, record = series_of(noise_share=0.4, **flat)
+    learned, counting, signal = (np.array(record[f"{n}_power"]) for n in ("learned", "counting", "signal"))
+    np.testing.assert_allclose(learned / (learned + counting), 0.4, rtol=1e-4)
+    np.testing.assert_allclose(powers(series - clean), learned + counting, rtol=0.05)
+    assert powers(series - clean).mean() == pytest.approx((learned + counting).mean(), rel=0.02)
+    np.testing.assert_allclose(powers(clean), signal, rtol=0.05)  # all but the edges at ±5°
+
+
+def test_a_given_snr_stands_whatever_the_share(series_of):
+    given = {"acquisition": {"snr_db": -10, "snr_band": (40.0, 400.0)}}
+    for share in (0.0, 0.5, 1.0):
+        record = series_of(noise_share=share, **given)[1]
+        noise = np.array(record["learned_power"]) + np.array(record["counting_power"])
+        np.testing.assert_allclose(np.array(record["signal_power"]) / noise, 0.1, rtol=1e-3)
+
+
+def test_without_a_noise_model_all_noise_is_counted():
+    record = simulate_pair(CONFIG, seed=3).record["noise"]
+    assert record["learned_share"] == 0 and not any(record["learned_power"])
+    assert min(record["counting_power"]) > 0
 
 
 def test_unresolved_solvent_is_seen_by_the_beam_and_not_in_the_target():

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -17,9 +18,17 @@ from cryomend.acquisition.placement import Placement, place_image, rotate_about_
 from cryomend.ctf import interaction_constant
 from cryomend.dose import radiation_damage
 from cryomend.fourier import filter_fourier, shift_phase
-from cryomend.mixing import mix_noise
+from cryomend.mixing import measure_power, scale_noise
+from cryomend.projection import project_density
 
-__all__ = ["TiltSeries", "acquire_halves", "acquire_tilt_series", "exposure_mtf"]
+__all__ = [
+    "TiltSeries",
+    "acquire_halves",
+    "acquire_signal_and_noise",
+    "acquire_tilt_series",
+    "exposure_mtf",
+    "specimen_area",
+]
 
 
 @dataclass(frozen=True)
@@ -75,21 +84,112 @@ def acquire_tilt_series(
     Weak phase: ``I = I0 (1 + 2 σ v ⊗ CTF)`` with the projected potential ``v`` in V Å and
     ``CTF = -sin γ``, every depth with its own defocus (`transfer_specimen`). Damage is that of the
     middle of each exposure. What the detector does to signal and noise stands in `counting_filters`.
+    ``exposure.snr`` holds over the `specimen_area` and inside ``exposure.snr_band``.
     """
-    if exposure.snr is None:
-        recorded = _record(
-            density, tilt_angles, pixel_size, exposure, generator, exposures=1, on_tilt=on_tilt
-        )
-        return recorded[0]
-    mtf = exposure_mtf(exposure, (density.shape[1], density.shape[2]), pixel_size, density.device)
-    images = []
-    for i, image in enumerate(_expected_counts(density, tilt_angles, pixel_size, exposure)):
-        images.append(filter_fourier(image, mtf))
+    if exposure.snr is not None:
+        signal, noise = acquire_signal_and_noise(
+            density, tilt_angles, pixel_size=pixel_size, exposure=exposure, generator=generator,
+            noise=noise, on_tilt=on_tilt,
+        )  # fmt: skip
+        return signal.add_(noise)
+    series = torch.empty(len(tilt_angles), *density.shape[1:], device=density.device)
+    recorded = _record(density, tilt_angles, pixel_size, exposure, generator, exposures=1)
+    for i, (_, counted) in enumerate(recorded):
+        series[i] = counted[0]
         on_tilt(i)
-    series = torch.stack(images)
+    return series
+
+
+def acquire_signal_and_noise(
+    density: Tensor,
+    tilt_angles: NDArray[Any],
+    *,
+    pixel_size: float,
+    exposure: Exposure,
+    generator: torch.Generator,
+    noise: Tensor | None = None,
+    on_tilt: Callable[[int], None] = lambda tilt: None,
+) -> tuple[Tensor, Tensor]:
+    """Simulate a tilt series as its expected images and what counting, or noise of a given SNR, adds to them.
+
+    Parameters
+    ----------
+    density, tilt_angles, pixel_size, exposure, generator, noise, on_tilt
+        As in `acquire_tilt_series`.
+
+    Returns
+    -------
+    signal, noise : Tensor of float32, shape (tilt, Y, X)
+        Electrons per pixel; they add up to `acquire_tilt_series` of the same seed. The detector's defects
+        stand still and belong to the signal.
+
+    Raises
+    ------
+    ValueError
+        If an angle lies outside ±90 degrees, or ``noise`` has another shape or no power.
+    """
+    signal = torch.empty(len(tilt_angles), *density.shape[1:], device=density.device)
+    if exposure.snr is None:
+        counting = torch.empty_like(signal)
+        recorded = _record(density, tilt_angles, pixel_size, exposure, generator, exposures=1)
+        for i, (expected, counted) in enumerate(recorded):
+            signal[i], counting[i] = expected, counted[0] - expected
+            on_tilt(i)
+        return signal, counting
+    mtf = exposure_mtf(exposure, (density.shape[1], density.shape[2]), pixel_size, density.device)
+    for i, image in enumerate(_expected_counts(density, tilt_angles, pixel_size, exposure)):
+        signal[i] = filter_fourier(image, mtf)
+        on_tilt(i)
     if noise is None:
-        noise = torch.randn(series.shape, generator=generator, device=density.device)
-    return mix_noise(series, noise, snr=exposure.snr)
+        noise = torch.randn(signal.shape, generator=generator, device=density.device)
+    elif noise.shape != signal.shape:
+        raise ValueError(f"noise {tuple(noise.shape)} for images {tuple(signal.shape)}")
+    where: dict[str, Any] = {
+        "band": exposure.band(pixel_size), "area": specimen_area(density, tilt_angles, exposure)
+    }  # fmt: skip
+    power = measure_power(signal, **where)
+    if not bool((power > 0).all()):
+        raise ValueError("a tilt shows nothing of the specimen, so it has no snr; count electrons instead")
+    return signal, scale_noise(noise, power=power / exposure.snr, **where)
+
+
+def specimen_area(density: Tensor, tilt_angles: NDArray[Any], exposure: Exposure) -> Tensor:
+    """Pixels of each tilt that show the specimen.
+
+    Rays that run through the volume for at least half of the longest way through it at that tilt. On a slab
+    these are the rays that cross its mid-plane inside the volume, however much ice lies above and below.
+
+    Parameters
+    ----------
+    density : Tensor, shape (Z, Y, X)
+        Only its shape and device matter.
+    tilt_angles : array, shape (tilt,)
+        Degrees.
+    exposure : Exposure
+        Tilt about X, and where the images fall on the detector; local motion and beam tilt are left out.
+
+    Returns
+    -------
+    Tensor of bool, shape (tilt, Y, X)
+
+    Raises
+    ------
+    ValueError
+        If an angle lies outside ±90 degrees.
+    """
+    depth, height, width = density.shape
+    if exposure.x_tilt:
+        solid = rotate_about_x(torch.ones(depth, height, width, device=density.device), exposure.x_tilt)
+    else:
+        solid = torch.ones(depth, 1, width, device=density.device)  # every plane along Y looks the same
+    area = torch.empty(len(tilt_angles), height, width, dtype=torch.bool, device=density.device)
+    for i, angle in enumerate(tilt_angles):
+        path = project_density(solid, np.array([angle]))[0]
+        shown = (path / path.max()).expand(height, width)
+        if exposure.placements:
+            shown = place_image(shown, exposure.placements[i])
+        area[i] = shown >= 0.499  # a plateau of exactly half counts, whatever the rounding
+    return area
 
 
 def acquire_halves(
@@ -119,8 +219,12 @@ def acquire_halves(
     ValueError
         If an angle lies outside ±90 degrees.
     """
-    even, odd = _record(density, tilt_angles, pixel_size, exposure, generator, exposures=2, on_tilt=on_tilt)
-    return TiltSeries(even + odd, even, odd)
+    halves = torch.empty(2, len(tilt_angles), *density.shape[1:], device=density.device)
+    recorded = _record(density, tilt_angles, pixel_size, exposure, generator, exposures=2)
+    for i, (_, counted) in enumerate(recorded):
+        halves[:, i] = counted
+        on_tilt(i)
+    return TiltSeries(halves[0] + halves[1], halves[0], halves[1])
 
 
 _HOT = 20.0  # counts of a hot pixel over the mean
@@ -134,9 +238,8 @@ def _record(
     generator: torch.Generator,
     *,
     exposures: int,
-    on_tilt: Callable[[int], None],
-) -> Tensor:
-    """Count the electrons of each tilt in several exposures alike, (exposure, tilt, Y, X)."""
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Per tilt the image (Y, X) expected of each of several exposures alike, and these (exposure, Y, X)."""
     shape = (density.shape[1], density.shape[2])
     before, after = counting_filters(
         exposure_mtf(exposure, shape, pixel_size, density.device),
@@ -147,14 +250,12 @@ def _record(
     gain, hot = draw_defects(
         shape, gain_error=exposure.gain_error, hot_per_million=exposure.hot_pixels, generator=generator
     )
-    recorded = torch.empty(exposures, len(tilt_angles), *shape, device=density.device)
-    for i, image in enumerate(_expected_counts(density, tilt_angles, pixel_size, exposure)):
+    for image in _expected_counts(density, tilt_angles, pixel_size, exposure):
         expected = filter_fourier(image, before) / exposures
         extra = _HOT * float(expected.mean()) * hot
-        for part in recorded:
-            part[i] = filter_fourier(count_electrons(expected, generator), after) * gain + extra
-        on_tilt(i)
-    return recorded
+        counted = [count_electrons(expected, generator) for _ in range(exposures)]
+        shown = [filter_fourier(counts, after) * gain + extra for counts in (expected, *counted)]
+        yield shown[0], torch.stack(shown[1:])
 
 
 def exposure_mtf(

@@ -16,6 +16,7 @@ from cryomend.config import AcquisitionConfig
 from cryomend.ctf import Optics
 from cryomend.dose import exposure_before
 from cryomend.geometry import tilt_angles_from_range
+from cryomend.mixing import snr_from_db
 
 __all__ = ["Exposure", "Lens", "draw_exposure", "draw_tilt_angles", "thickness_transmission"]
 
@@ -36,7 +37,8 @@ class Exposure:
 
     ``thickness`` of the ice in Å; ``dqe`` the share of the electrons that counts and
     ``dqe_nyquist`` what is left of it at Nyquist (`counting_filters`); ``snr`` replaces
-    counting by white noise of that power ratio when given; ``scheme`` is (name, start, group, direction).
+    counting by white noise of that linear power ratio when given, ``snr_band`` are the shortest and the
+    longest period in Å of the powers; ``scheme`` is (name, start, group, direction).
     ``phase_shift_drift`` in degrees comes on top until the end of the series. One entry per tilt have
     ``lens_errors`` (added to the defocus and to the astigmatism as a vector of twice its angle, µm),
     ``placements`` (where the images fall on the detector; in place if empty), ``doses`` in e⁻/Å² and
@@ -55,6 +57,7 @@ class Exposure:
     dqe: float = 1.0
     damage: bool = True
     snr: float | None = None
+    snr_band: tuple[float, float] | None = None
     scheme: tuple[str, float, int, int] = ("dose-symmetric", 0.0, 1, 1)
     fluence_exponent: float = 0.0
     defocus_hand: int = 1
@@ -80,6 +83,13 @@ class Exposure:
         values = asdict(self)
         values["mtf"] = None if self.mtf is None else "measured"
         return values
+
+    def band(self, pixel_size: float) -> tuple[float, float] | None:
+        """Frequencies of ``snr_band``, cycles per pixel of ``pixel_size`` Å; all but the mean if None."""
+        if self.snr_band is None:
+            return None
+        shortest, longest = self.snr_band
+        return pixel_size / longest, pixel_size / shortest
 
     def timing(self, tilt_angles: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Place of every tilt in time, and its fluence in e⁻/Å²."""
@@ -191,7 +201,8 @@ def draw_exposure(
         mtf_nyquist=draw(config.mtf_nyquist),
         dqe=dqe,
         damage=config.radiation_damage,
-        snr=config.snr,
+        snr=config.snr if config.snr_db is None else snr_from_db(config.snr_db),
+        snr_band=config.snr_band,
         scheme=(config.scheme, config.scheme_start, config.scheme_group, config.scheme_direction),
         fluence_exponent=config.fluence_exponent,
         defocus_hand=config.defocus_hand,

@@ -312,7 +312,12 @@ def write_volume(
 
 @contextmanager
 def mapped_volume(
-    path: str | os.PathLike[str], shape: tuple[int, int, int], *, voxel_size: float, label: str | None = None
+    path: str | os.PathLike[str],
+    shape: tuple[int, int, int],
+    *,
+    voxel_size: float,
+    label: str | None = None,
+    stack: bool = False,
 ) -> Iterator[NDArray[np.float32]]:
     """Yield a float32 volume that lies in a new MRC file, to be filled slab by slab.
 
@@ -326,9 +331,11 @@ def mapped_volume(
     shape : tuple of int
         (Z, Y, X).
     voxel_size : float
-        Å.
+        Å; 0 for unknown.
     label : str, optional
         Text label of the header.
+    stack : bool
+        Mark the file as a stack of images.
 
     Yields
     ------
@@ -340,7 +347,7 @@ def mapped_volume(
     InputError
         If the place cannot be written, the disk is too full, or the voxels end up not finite.
     """
-    header = words.new_header(stack=False)
+    header = words.new_header(stack=stack)
     words.set_geometry(header, shape, voxel_size)
     words.set_float32(header)
     words.append_label(header, label)

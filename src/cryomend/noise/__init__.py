@@ -16,7 +16,7 @@ from cryomend.noise.patches import (
     read_patches,
     write_patches,
 )
-from cryomend.noise.sample import sample_noise, sample_noise_file
+from cryomend.noise.sample import SampleOptions, sample_noise, sample_noise_file, stream_noise
 from cryomend.noise.spectral import estimate_power_spectrum
 from cryomend.noise.wgan import train_wgan
 
@@ -25,6 +25,7 @@ __all__ = [
     "NoiseGenerator",
     "NoiseModel",
     "NoisePatches",
+    "SampleOptions",
     "check_noise",
     "compare_noise",
     "cut_noise_patches",
@@ -40,6 +41,7 @@ __all__ = [
     "sample_noise",
     "sample_noise_file",
     "save_noise_model",
+    "stream_noise",
     "summarise_fidelity",
     "train_wgan",
     "write_patches",

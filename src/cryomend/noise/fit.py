@@ -7,34 +7,44 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from cryomend.config import NoiseConfig, load_config
 from cryomend.io import InputError, check_writable
+from cryomend.noise.fidelity import NoiseSet, compare_noise, fidelity_score
 from cryomend.noise.model import KINDS, NoiseModel, prepare_spectral, save_noise_model
+from cryomend.noise.networks import NoiseGenerator, tilt_conditions
 from cryomend.noise.patches import NoisePatches, read_patches
-from cryomend.noise.sample import blend_patches
-from cryomend.noise.spectral import estimate_power_spectrum, marginal_quantiles
+from cryomend.noise.sample import sample_noise_set
+from cryomend.noise.spectral import (
+    Whitening,
+    estimate_power_spectrum,
+    marginal_quantiles,
+    measure_whitening,
+)
 from cryomend.noise.wgan import (
     OnStep,
+    RealNoise,
+    Validate,
     WganState,
     load_checkpoint,
     new_state,
-    resolve_width,
+    resolve_config,
     save_checkpoint,
     train_wgan,
 )
 
-__all__ = ["calibrate", "fit_noise", "fit_noise_file", "tabulate_std"]
+__all__ = ["calibrate", "fit_noise", "fit_noise_file", "split_patches", "tabulate_std"]
 
 # Below one batch of the published size the critic learns the patches by heart.
-_MIN_WGAN_PATCHES = 64
+MIN_WGAN_PATCHES = 64
 _CHECKPOINT_SECONDS = 120.0
 
 
@@ -74,45 +84,114 @@ def fit_noise(
     Returns
     -------
     NoiseModel, on the CPU
+        With fewer than 64 patches ``wgan`` becomes ``spectral``; ``config["notes"]`` says so.
 
     Raises
     ------
     InputError
-        If the kind is unknown, ``wgan`` gets fewer than 64 patches, or a checkpoint cannot be resumed.
+        If the kind is unknown or a checkpoint cannot be resumed.
     ValueError
         If ``wgan`` gets patches of another side than 32, 64, 128 or 256.
     """
     if kind not in KINDS:
         raise InputError(f"unknown noise model {kind!r}: use wgan, spectral or gaussian")
-    patches = torch.from_numpy(noise.patches)
-    tensors = {"power": estimate_power_spectrum(patches), "quantiles": marginal_quantiles(patches)}
-    side = patches.shape[-1]
-    model = NoiseModel(kind, side, noise.pixel_size, tabulate_std(noise), tensors)
-    model.config = {"patches": len(patches), "sources": list(noise.sources)}
-    if kind == "spectral":
-        model.tensors = prepare_spectral(tensors)
     if kind != "wgan":
+        return _fit_closed_form(noise, kind)
+    if len(noise.patches) < MIN_WGAN_PATCHES:
+        model = _fit_closed_form(noise, "spectral")
+        model.config["notes"] = [
+            f"{len(noise.patches)} patches are too few for a learned model (at least {MIN_WGAN_PATCHES}, "
+            "better 2,000): fitted the spectral model instead; more stacks or a smaller --patch give more"
+        ]
         return model
-    if len(patches) < _MIN_WGAN_PATCHES:
-        raise InputError(
-            f"{len(patches)} patches are too few for a learned model (at least {_MIN_WGAN_PATCHES}); "
-            "use --model spectral, or extract more with a smaller --patch or more stacks"
-        )
-    config = config or load_config(NoiseConfig, None)
-    state = new_state(side, config, seed=seed, device=device)
+    config = resolve_config(config or load_config(NoiseConfig, None), device)
+    training, validation = split_patches(noise, config.validation_share)
+    model = _fit_closed_form(training, "spectral")
+    model.kind = "wgan"
+    model.std_table = tabulate_std(noise)
+    whitening = _attach_whitening(model, torch.from_numpy(training.patches))
+    state = new_state(training.patches.shape[-1], config, seed=seed, device=device)
     if resume:
         load_checkpoint(_require_checkpoint(checkpoint), state)
+    truth = NoiseSet.of_patches(validation)
+    validate = _validation(model, config, truth, seed)
     on_step = _with_checkpoints(on_step, state, config, checkpoint)
-    train_wgan(patches.to(device), state, config, max_minutes=max_minutes, on_step=on_step)
+    angles = torch.from_numpy(training.tilt_angle)
+    moved = Whitening(whitening.amplitude.to(device), whitening.quantiles.to(device))
+    real = RealNoise(torch.from_numpy(training.patches).to(device), angles, moved)
+    train_wgan(real, state, config, max_minutes=max_minutes, validate=validate, on_step=on_step)
     if checkpoint is not None:
         save_checkpoint(checkpoint, state, config)
-    model.config |= config.model_dump() | {
-        "width": resolve_width(config, device),
-        "steps_done": state.step,
-        "seed": seed,
-    }
-    model.generator = state.average.cpu()
-    return calibrate(model, seed=seed)
+    chosen = state.best if state.scores else state.average
+    model.config |= config.model_dump() | {"seed": seed, "steps_done": state.step}
+    model.generator = chosen.cpu()
+    calibrate(model, seed=seed)
+    _compare_with_rivals(model, training, truth, seed)
+    return model
+
+
+def _fit_closed_form(noise: NoisePatches, kind: str) -> NoiseModel:
+    """What the spectrum, the marginal law and the deviations say: no training."""
+    patches = torch.from_numpy(noise.patches)
+    tensors = {"power": estimate_power_spectrum(patches), "quantiles": marginal_quantiles(patches)}
+    model = NoiseModel(kind, patches.shape[-1], noise.pixel_size, tabulate_std(noise), tensors)
+    model.config = {"patches": len(patches), "sources": list(noise.sources), "notes": []}
+    if kind == "spectral":
+        model.tensors = prepare_spectral(tensors)
+    return model
+
+
+def split_patches(noise: NoisePatches, share: float, *, most: int = 400) -> tuple[NoisePatches, NoisePatches]:
+    """Set the last ``share`` of the patches of every tilt (at most so many) apart, for validation."""
+    share = min(share, most / len(noise.patches))
+    late = np.zeros(len(noise.patches), dtype=bool)
+    key = np.stack([noise.source_index, noise.tilt_index])
+    _, tilt = np.unique(key, axis=1, return_inverse=True)
+    carried = 0.5
+    for number in range(int(tilt.max()) + 1):
+        members = np.flatnonzero(tilt.reshape(-1) == number)
+        carried += share * len(members)  # a tilt of few patches gives one now and then
+        late[members[len(members) - int(carried) :]] = True
+        carried -= int(carried)
+    return _subset(noise, ~late), _subset(noise, late)
+
+
+def _subset(noise: NoisePatches, keep: NDArray[np.bool_]) -> NoisePatches:
+    """Keep some of the patches."""
+    arrays: dict[str, Any] = {k: v[keep] for k, v in vars(noise).items() if isinstance(v, np.ndarray)}
+    return replace(noise, **arrays)
+
+
+def _validation(model: NoiseModel, config: NoiseConfig, truth: NoiseSet, seed: int) -> Validate:
+    """Score a generator as it would be used: calibrated, sampled, compared with patches it never saw."""
+
+    def validate(generator: NoiseGenerator) -> float:
+        candidate = replace(model, tensors=dict(model.tensors), generator=generator, _kept=None)
+        candidate.to(generator.out.weight.device)
+        calibrate(candidate, seed=seed)
+        made = sample_noise_set(candidate, like=truth, seed=seed + 2)
+        return fidelity_score(compare_noise(truth, made, seed=seed, steps=config.classifier_steps))
+
+    return validate
+
+
+def _compare_with_rivals(model: NoiseModel, training: NoisePatches, truth: NoiseSet, seed: int) -> None:
+    """Score the model and its rivals on the validation patches, and say so if a rival does better."""
+    rows = {}
+    for kind in KINDS:
+        rival = model if kind == "wgan" else _fit_closed_form(training, kind)
+        made = sample_noise_set(rival, like=truth, seed=seed + 3)
+        row = compare_noise(truth, made, seed=seed + 1, steps=model.config["classifier_steps"])
+        rows[kind] = {"score": fidelity_score(row), "classifier": row["classifier"]}
+    model.config["validation"] = rows
+    listed = ", ".join(f"{k} {r['score']:.2f} ({r['classifier']:.2f})" for k, r in rows.items())
+    model.config["notes"] = [
+        f"on {len(truth.patches)} patches kept apart, score (classifier), lower is better: {listed}"
+    ]
+    if (best := min(rows, key=lambda k: rows[k]["score"])) != "wgan":
+        model.config["notes"].append(
+            f"the {best} model is nearer to this noise: use --model {best}, or train longer"
+        )
 
 
 def _require_checkpoint(checkpoint: Path | None) -> Path:
@@ -153,39 +232,75 @@ def tabulate_std(noise: NoisePatches) -> NDArray[np.float64]:
     return np.stack([angles, np.sqrt(variance)], axis=1)
 
 
-def calibrate(model: NoiseModel, *, seed: int, count: int = 512) -> NoiseModel:
-    """Give a learned generator the first two moments and the marginal law of the real patches.
+def _attach_whitening(model: NoiseModel, patches: Tensor) -> Whitening:
+    """Measure the whitening of real patches and keep it in the model."""
+    whitening = measure_whitening(patches, model.tensors["power"])
+    model.tensors = {
+        "power": model.tensors["power"],
+        "quantiles": model.tensors["quantiles"],
+        "white_quantiles": whitening.quantiles,
+    }
+    return whitening
 
-    The generator's mean patch (a pattern that all its patches share) is subtracted, its deviation made
-    flat over the patch, its power spectrum filtered to the measured one; and what blending does to the
-    marginal law is tabulated. What stays learned is everything beyond: the texture.
+
+_FIELDS = 4  # images of 8 x 8 patches that a calibration looks at
+
+
+@torch.no_grad()
+def calibrate(model: NoiseModel, *, seed: int, rounds: int = 3) -> NoiseModel:
+    """Give a learned generator the spectrum and the marginal law of the real patches.
+
+    The pattern that the generator repeats in every cell is taken out, then the spectrum and the marginal law
+    are corrected in turns, for each disturbs the other. What stays learned is everything beyond: the texture.
+
+    Parameters
+    ----------
+    model : NoiseModel
+        Of kind ``wgan``, with ``power``, ``quantiles`` and ``white_quantiles``; changed in place.
+    seed : int
+    rounds : int
+        Turns of the correction.
+
+    Returns
+    -------
+    NoiseModel
     """
-    rng = torch.Generator().manual_seed(seed + 1)
-    _settle_batch_norm(model, rng, count)
-    model.tensors |= {"mean": torch.zeros(()), "std": torch.ones(()), "gain": torch.ones(())}
-    raw = model.sample_patches(count, rng, calibrated=False)
-    mean, std = raw.mean(dim=0), raw.std(dim=0).clamp(min=1e-3)
-    power = estimate_power_spectrum((raw - mean) / std)
-    # Where a generator makes next to nothing, a larger gain would only repeat one pattern.
-    gain = (model.tensors["power"] / power.clamp(min=1e-12)).sqrt().clamp(0.1, 10)
-    model.tensors |= {"mean": mean, "std": std, "gain": gain}
-    blended = blend_patches(model, (8 * model.patch, 8 * model.patch), rng)
-    model.tensors["blended_quantiles"] = marginal_quantiles(blended)
+    rng = torch.Generator(device=model.device).manual_seed(seed + 1)
+    table = model.std_table[:, 0]
+    angles = table[np.linspace(0, len(table) - 1, _FIELDS).round().astype(int)]
+    _settle_batch_norm(model, angles, rng)
+    side = model.patch
+    whites = [model.sample_white((7 * side, 7 * side), rng, tilt_angle=float(a)) for a in angles]
+    cell = side // 4
+    cells = torch.stack(whites).reshape(_FIELDS, 32, cell, 32, cell)
+    mean = cells.mean(dim=(0, 1, 3))
+    model.tensors |= {"mean": mean, "std": (cells - mean[:, None]).std(dim=(0, 1, 3)).clamp(min=1e-3)}
+    model.tensors |= {"gain": model.tensors["power"].sqrt(), "made_quantiles": model.tensors["quantiles"]}
+    for _ in range(rounds):
+        made = torch.stack([model.colour(white) for white in whites])
+        tiles = made.reshape(-1, 8, side, 8, side).transpose(2, 3).reshape(-1, side, side)
+        # Where a generator makes next to nothing, a larger gain would only repeat one pattern.
+        ratio = (model.tensors["power"] / estimate_power_spectrum(tiles).clamp(min=1e-12)).sqrt()
+        model.correct_gain(ratio.clamp(0.1, 10))
+        made = torch.stack([model.colour(white, mapped=False) for white in whites])
+        model.tensors["made_quantiles"] = marginal_quantiles(made)
     return model
 
 
 @torch.no_grad()
-def _settle_batch_norm(model: NoiseModel, rng: torch.Generator, count: int) -> None:
+def _settle_batch_norm(model: NoiseModel, angles: NDArray[np.float64], rng: torch.Generator) -> None:
     """Measure batch statistics of the averaged weights: those carried along belong to other weights."""
-    assert model.generator is not None
-    norms = [m for m in model.generator.modules() if isinstance(m, nn.BatchNorm2d)]
+    network = model.generator
+    assert network is not None
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean over the batches to come
-    model.generator.train()
-    for latent in torch.split(torch.randn(count, model.generator.latent, generator=rng), 64):
-        model.generator(latent)
-    model.generator.eval()
+    network.train()
+    conditions = tilt_conditions(torch.from_numpy(np.resize(angles, 16))).to(model.device)
+    for _ in range(8):
+        network(network.draw_latent(16, (6, 6), rng), rng, conditions)
+    network.eval()
 
 
 # ---- files ----------------------------------------------------------------------------------------
@@ -232,8 +347,9 @@ def fit_noise_file(
     def on_step(step: int, losses: dict[str, float]) -> None:
         minutes = (time.monotonic() - begin) / 60
         share = max(step / config.steps, minutes / max_minutes if max_minutes else 0.0)
+        score = f", score {losses['score']:.2f} (best {losses['best']:.2f})" if "score" in losses else ""
         if on_progress is not None:
-            on_progress(share, f"step {step}, distance {losses['distance']:.2f}")
+            on_progress(share, f"step {step}, distance {losses['distance']:.2f}{score}")
 
     options |= {"config": config, "max_minutes": max_minutes, "on_step": on_step}
     try:

@@ -7,6 +7,8 @@ spectrum and marginal law) and ``gaussian`` (independent pixels).
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,20 +20,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from cryomend.fourier import filter_fourier
 from cryomend.io import InputError, atomic_path
-from cryomend.noise.networks import NoiseGenerator
+from cryomend.noise.networks import CONDITIONS, NoiseGenerator, tilt_conditions
 from cryomend.noise.spectral import (
+    Whitening,
     gaussian_power_spectrum,
     map_marginal,
     normal_levels,
+    refine_transfer,
     sample_gaussian_field,
 )
 
 __all__ = ["NoiseModel", "load_noise_model", "save_noise_model"]
 
 KINDS = ("wgan", "spectral", "gaussian")
-_FORMAT = "cryomend noise model 1"
+_FORMAT = "cryomend noise model 2"
 _GENERATOR = "generator."
 
 
@@ -50,8 +53,9 @@ class NoiseModel:
     std_table : array, shape (k, 2)
         Tilt angle in degrees (increasing) and deviation there; a single row at nan if angles are unknown.
     tensors : dict of Tensor
-        ``power`` (P, P // 2 + 1) and ``quantiles`` of the real patches; of ``wgan`` also the calibration
-        ``mean`` and ``std`` (P, P), ``gain`` (P, P // 2 + 1) and ``blended_quantiles``.
+        ``power`` (P, P // 2 + 1) and ``quantiles`` of the real patches; of ``spectral`` also
+        ``gaussian_power``; of ``wgan`` ``white_quantiles`` and its calibration: ``mean`` and ``std``
+        (P / 4, P / 4) over the generator's cell, ``gain`` (P, P // 2 + 1) and ``made_quantiles``.
     config : dict
         How it was fitted.
     generator : NoiseGenerator or None
@@ -65,6 +69,7 @@ class NoiseModel:
     tensors: dict[str, Tensor]
     config: dict[str, Any] = field(default_factory=dict)
     generator: NoiseGenerator | None = None
+    _kept: tuple[Any, Tensor] | None = field(default=None, repr=False, compare=False)
 
     @property
     def device(self) -> torch.device:
@@ -85,39 +90,85 @@ class NoiseModel:
             return np.full(len(tilt_angles), std.mean())
         return np.asarray(np.interp(tilt_angles, angles, std))
 
-    def sample_patches(self, count: int, generator: torch.Generator, *, calibrated: bool = True) -> Tensor:
-        """Draw independent patches of unit variance, shape (count, P, P).
+    def sample_field(
+        self,
+        shape: tuple[int, int],
+        generator: torch.Generator,
+        *,
+        tilt_angle: float = math.nan,
+        calibrated: bool = True,
+    ) -> Tensor:
+        """Draw stationary noise of unit variance and of any size, without seams.
 
-        For ``spectral`` they are Gaussian: the marginal law is given after blending, by `finish`.
-        ``calibrated=False`` shows what the learned generator makes by itself.
+        Parameters
+        ----------
+        shape : tuple of int
+            (Y, X) in pixels.
+        generator : torch.Generator
+        tilt_angle : float
+            Degrees; only a model conditioned on the angle takes note of it.
+        calibrated : bool
+            False shows what a learned generator makes by itself.
+
+        Returns
+        -------
+        Tensor of float32, shape (Y, X)
         """
         if self.kind == "gaussian":
-            shape = (count, self.patch, self.patch)
             return torch.randn(shape, generator=generator, device=generator.device).to(self.device)
         if self.kind == "spectral":
-            return sample_gaussian_field(self.tensors["gaussian_power"], count, generator)
-        raw = self._generate(count, generator)
-        if not calibrated:
-            return raw
-        level = (raw - self.tensors["mean"]) / self.tensors["std"]
-        return filter_fourier(level, self.tensors["gain"])
-
-    def finish(self, noise: Tensor, *, calibrated: bool = True) -> Tensor:
-        """Give blended noise of unit variance the marginal law of the real noise."""
-        if self.kind == "spectral":
-            return map_marginal(noise, normal_levels(noise.device), self.tensors["quantiles"])
-        if self.kind == "wgan" and calibrated:
-            return map_marginal(noise, self.tensors["blended_quantiles"], self.tensors["quantiles"])
-        return noise
+            field = sample_gaussian_field(self.tensors["gaussian_power"], shape, generator)
+            return map_marginal(field, normal_levels(field.device), self.tensors["quantiles"])
+        white = self.sample_white(shape, generator, tilt_angle=tilt_angle)
+        noise = self.colour(white, calibrated=calibrated)
+        first = torch.randint(self.patch // 4, (2,), generator=generator, device=generator.device).tolist()
+        return noise[first[0] : first[0] + shape[0], first[1] : first[1] + shape[1]]
 
     @torch.no_grad()
-    def _generate(self, count: int, generator: torch.Generator) -> Tensor:
-        """Raw generator output in batches that fit in memory."""
-        assert self.generator is not None
-        network = self.generator.eval()
-        latent = torch.randn(count, network.latent, generator=generator, device=generator.device)
-        parts: list[Tensor] = [network(z) for z in torch.split(latent.to(self.device), 64)]
-        return torch.cat(parts)
+    def sample_white(
+        self, shape: tuple[int, int], generator: torch.Generator, *, tilt_angle: float = math.nan
+    ) -> Tensor:
+        """What the generator makes: white, Gaussian-like, periodic, at least ``shape`` and a patch."""
+        network = self.generator
+        assert network is not None
+        # A patch to spare: opposite borders of what is cut out are then independent.
+        cells = (
+            math.ceil((shape[0] + self.patch) / network.cell),
+            math.ceil((shape[1] + self.patch) / network.cell),
+        )
+        latent = network.draw_latent(1, cells, generator)
+        angle = torch.tensor([tilt_angle], device=latent.device)
+        made: Tensor = network.eval()(latent, generator, tilt_conditions(angle))[0]
+        return made
+
+    def colour(self, white: Tensor, *, calibrated: bool = True, mapped: bool = True) -> Tensor:
+        """Give what the generator made the spectrum and (if ``mapped``) marginal law of the real noise."""
+        whitening = Whitening(self.tensors["power"].sqrt(), self.tensors["white_quantiles"])
+        if not calibrated:
+            return whitening.colour(white)
+        level = level_cells(white, self.tensors["mean"], self.tensors["std"])
+        gain = self._refined(self.tensors["gain"], (white.shape[0], white.shape[1]))
+        made = whitening.colour(level, transfer=gain)
+        if not mapped:
+            return made
+        return map_marginal(made, self.tensors["made_quantiles"], self.tensors["quantiles"])
+
+    def correct_gain(self, ratio: Tensor) -> None:
+        """Multiply the gain of a learned model by a ratio of amplitudes (P, P // 2 + 1)."""
+        self.tensors["gain"] = self.tensors["gain"] * ratio
+        self._kept = None
+
+    def _refined(self, transfer: Tensor, shape: tuple[int, int]) -> Tensor:
+        """`refine_transfer`, kept from one tilt to the next."""
+        if self._kept is None or self._kept[0] != (shape, transfer.device):
+            self._kept = ((shape, transfer.device), refine_transfer(transfer, shape))
+        return self._kept[1]
+
+
+def level_cells(white: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Take out the pattern that a generator repeats in every cell: mean and deviation of each pixel of it."""
+    rows, columns = (n // c for n, c in zip(white.shape, mean.shape, strict=True))
+    return (white - mean.repeat(rows, columns)) / std.repeat(rows, columns)
 
 
 def prepare_spectral(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -164,10 +215,15 @@ def load_noise_model(path: Path, *, device: torch.device | str = "cpu") -> Noise
         raise InputError(f"{path}: damaged noise model; fit it again ({type(error).__name__})") from error
 
 
+def new_generator(patch: int, config: Mapping[str, Any]) -> NoiseGenerator:
+    """Make an untrained generator as a configuration (``width``, ``latent``, ``conditioning``) asks for."""
+    conditions = CONDITIONS if config["conditioning"] == "angle" else 0
+    return NoiseGenerator(patch, width=config["width"], latent=config["latent"], conditions=conditions)
+
+
 def _rebuild_generator(description: dict[str, Any], weights: dict[str, Tensor]) -> NoiseGenerator:
     """Network of the stored size with the stored weights."""
-    config = description["config"]
-    network = NoiseGenerator(description["patch"], width=config["width"], latent=config["latent"])
+    network = new_generator(description["patch"], description["config"])
     network.load_state_dict(weights)
     return network.eval()
 

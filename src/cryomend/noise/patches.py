@@ -5,8 +5,10 @@ First step of the noise stage: tilt series (or tomogram) in, standardised patche
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from cryomend.io import InputError, Volume, atomic_path, read_stack, read_tilt_angles
-from cryomend.noise.areas import EmptyAreas, Float, cut_windows, find_empty_areas
+from cryomend.io import InputError, atomic_path
+from cryomend.noise.areas import EmptyAreas, Float, cut_windows, find_empty_areas, refuse_patch
+from cryomend.noise.pictures import draw_windows
+from cryomend.noise.search import OpenedStack, Progress, SearchedImage, open_search, search_stack
 
 __all__ = [
     "NoisePatches",
@@ -27,10 +31,10 @@ __all__ = [
 
 # Fewer patches than this say nothing about a tilt series, not even its power spectrum.
 _MIN_PATCHES = 8
-_UNKNOWN_TILT = (
-    "no --tilt-angles, so sections count as x-y slices of unknown tilt; approximate: one deviation for "
-    "all tilts, and (if it is a tomogram) noise already filtered by the reconstruction"
-)
+# The number of a stack and an image of it.
+_Found = tuple[int, SearchedImage]
+# A learned model takes no fewer than the first number and is better from the second on.
+_LEARNED_PATCHES = (64, 2000)
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,18 @@ class NoisePatches:
 
 
 _ARRAYS = tuple(f.name for f in fields(NoisePatches) if f.name not in ("pixel_size", "sources"))
+
+
+@dataclass(frozen=True)
+class _Section:
+    """One image to cut: how to read it, where, and its labels."""
+
+    read: Callable[[], Float]
+    corners: NDArray[np.int64]
+    tilt: int
+    angle: float
+    source: int
+    name: str
 
 
 def cut_noise_patches(
@@ -110,133 +126,237 @@ def cut_noise_patches(
     )
     if len(angles) != len(tilt_series):
         raise ValueError(f"{len(angles)} tilt angles for {len(tilt_series)} tilts")
-    parts, areas = [], []
+    sections, areas = [], []
     for index, image in enumerate(tilt_series):
         try:
             areas.append(find_empty_areas(image, patch=patch, stride=stride))
         except ValueError as error:
             raise ValueError(f"tilt {index}: {error}") from error
-        if len(areas[-1].corners):
-            parts.append(_standardise_tilt(image, areas[-1].corners, patch, index, float(angles[index])))
-    return _join(parts, patch, pixel_size, source), areas
+        read = partial(np.asarray, image)
+        sections.append(
+            _Section(read, areas[-1].corners, index, float(angles[index]), 0, f"{source}: tilt {index}")
+        )
+    return _cut(sections, patch, pixel_size, (source,)), areas
 
 
-def _standardise_tilt(
-    image: Float, corners: NDArray[np.int64], patch: int, index: int, angle: float
-) -> dict[str, NDArray[Any]]:
-    """Patches of one tilt at mean 0 each and deviation 1 together, with their labels."""
-    windows = cut_windows(np.asarray(image, dtype=np.float64), corners, patch)
-    windows = windows - windows.mean(axis=(1, 2), keepdims=True)
-    n, std = len(corners), windows.std()
-    return {
-        "patches": (windows / std).astype(np.float32),
-        "tilt_index": np.full(n, index, dtype=np.int64),
-        "source_index": np.zeros(n, dtype=np.int64),
-        "tilt_angle": np.full(n, angle),
-        "tilt_std": np.full(n, std),
-        "corner_yx": corners,
-    }
-
-
-def _join(parts: list[dict[str, NDArray[Any]]], patch: int, pixel_size: float, source: str) -> NoisePatches:
-    """Concatenate the tilts of one stack."""
-    empty = {name: np.zeros((0,), dtype=np.int64) for name in _ARRAYS}
-    empty |= {
-        "patches": np.zeros((0, patch, patch), dtype=np.float32),
-        "corner_yx": np.zeros((0, 2), dtype=np.int64),
-    }
-    arrays = {name: np.concatenate([part[name] for part in parts] or [empty[name]]) for name in _ARRAYS}
-    return NoisePatches(**arrays, pixel_size=pixel_size, sources=(source,))
+def _cut(
+    sections: Sequence[_Section], patch: int, pixel_size: float, sources: tuple[str, ...]
+) -> NoisePatches:
+    """Patches of all sections at mean 0 each and, together in each section, deviation 1."""
+    counts = [len(section.corners) for section in sections]
+    patches = np.empty((sum(counts), patch, patch), dtype=np.float32)  # filled in place: it may be gigabytes
+    std = np.zeros(len(sections))
+    first = 0
+    for number, section in enumerate(sections):
+        if not counts[number]:
+            continue
+        windows = cut_windows(section.read(), section.corners, patch).astype(np.float64)
+        windows -= windows.mean(axis=(1, 2), keepdims=True)
+        std[number] = windows.std()
+        if not std[number] > 0:
+            raise InputError(f"{section.name}: the windows are constant; choose other areas")
+        patches[first : first + counts[number]] = windows / std[number]
+        first += counts[number]
+    return NoisePatches(
+        patches=patches,
+        tilt_index=np.repeat(np.array([s.tilt for s in sections], dtype=np.int64), counts),
+        source_index=np.repeat(np.array([s.source for s in sections], dtype=np.int64), counts),
+        tilt_angle=np.repeat(np.array([s.angle for s in sections], dtype=np.float64), counts),
+        tilt_std=np.repeat(std, counts),
+        corner_yx=np.concatenate([np.zeros((0, 2), dtype=np.int64), *(s.corners for s in sections)]),
+        pixel_size=pixel_size,
+        sources=sources,
+    )
 
 
 def extract_noise(
-    paths: Sequence[Path], *, tilt_angles: Sequence[Path] = (), patch: int = 128, stride: int | None = None
+    paths: Sequence[Path],
+    *,
+    tilt_angles: Sequence[Path] = (),
+    patch: int = 128,
+    areas: Sequence[Path] = (),
+    pixel_size: float | None = None,
+    max_patches: int = 20_000,
+    output: Path | None = None,
+    picture: Path | None = None,
+    on_progress: Progress | None = None,
 ) -> tuple[NoisePatches, list[str]]:
     """Cut noise patches from stacks or tomograms on disk; say what was found in each tilt.
+
+    One image is in memory at a time; the patches are, all of them.
 
     Parameters
     ----------
     paths : sequence of Path
         MRC tilt series, or tomograms, whose x-y slices are then used.
-    tilt_angles : sequence of Path
-        Angle files: none, one for all stacks, or one per stack.
-    patch, stride : int
-        See `cut_noise_patches`.
+    tilt_angles, areas : sequence of Path
+        Files of angles, and of areas to use instead of the search (see `given_areas`): none, one for all
+        stacks, or one per stack.
+    patch : int
+        Patch side in pixels, even.
+    pixel_size : float, optional
+        Å; replaces the headers'.
+    max_patches : int
+        Most patches in all; the tilts then share them as evenly as they can, evenly spaced in each.
+    output : Path, optional
+        Where to write the patches.
+    picture : Path, optional
+        Where to draw the windows (PNG). Output and picture come into being together or not at all.
+    on_progress : callable, optional
+        Told the share done and a text.
 
     Returns
     -------
     patches : NoisePatches
+        By stack, tilt and place, row by row.
     report : list of str
-        One line per tilt, and what is approximate.
+        What was found in each stack and tilt, what is approximate, and what the patches suffice for.
 
     Raises
     ------
     InputError
         If a file cannot be used, pixel sizes differ, or fewer than 8 patches are found.
     """
-    if len(tilt_angles) not in (0, 1, len(paths)):
-        raise InputError(
-            f"{len(tilt_angles)} angle files for {len(paths)} stacks: give one, or one per stack"
-        )
-    angle_files = (
-        [None] * len(paths) if not tilt_angles else [*tilt_angles] * (len(paths) // len(tilt_angles))
-    )
-    found, report = [], []
-    for path, angle_file in zip(paths, angle_files, strict=True):
-        patches, lines = _extract_stack(Path(path), angle_file, patch, stride)
-        found.append(patches)
-        report += lines
-    if (n := sum(len(p.patches) for p in found)) < _MIN_PATCHES:
-        raise InputError(
-            f"{', '.join(str(p) for p in paths)}: only {n} areas of {patch} x {patch} without structure, "
-            f"need {_MIN_PATCHES}; try a smaller --patch or add stacks"
-        )
-    return _merge(found), report
-
-
-def _extract_stack(
-    path: Path, angle_file: Path | None, patch: int, stride: int | None
-) -> tuple[NoisePatches, list[str]]:
-    """Read one stack, cut its patches and describe them."""
-    stack: Volume = read_stack(path)
-    angles = None if angle_file is None else read_tilt_angles(angle_file)
     try:
-        patches, areas = cut_noise_patches(
-            stack.data,
-            patch=patch,
-            tilt_angles=angles,
-            pixel_size=stack.voxel_size,
-            source=Path(path).name,
-            stride=stride,
-        )
+        refuse_patch(patch)
     except ValueError as error:
-        raise InputError(f"{path}: {error}") from error
-    lines = [] if angles is not None else [f"{path}: {_UNKNOWN_TILT}"]
-    for index, area in enumerate(areas):
-        name = f"tilt {index}" if angles is None else f"tilt {index} ({angles[index]:+.1f} deg)"
-        lost = ", ".join(f"{count} {reason}" for reason, count in area.rejected.items() if count)
-        lines.append(
-            f"{name}: {len(area.corners)} of {area.candidates} windows"
-            + (f"; left out: {lost}" if lost else "")
+        raise InputError(f"--{error}; choose another") from None
+    if picture is not None and picture == output:
+        raise InputError(f"{picture} cannot be both the patches and the picture; give --picture another name")
+    stacks = [
+        open_search(
+            Path(path), patch=patch, angle_file=angle_file, area_file=area_file, pixel_size=pixel_size
         )
-    return patches, lines
+        for path, angle_file, area_file in zip(
+            paths,
+            _one_each(tilt_angles, len(paths), "angle"),
+            _one_each(areas, len(paths), "area"),
+            strict=True,
+        )
+    ]
+    size = _common_pixel_size(stacks)
+    images, headings = _search_all(stacks, patch, on_progress)
+    _require_enough(stacks, images, patch)
+    kept = _share_out(images, max_patches)
+    sections = [
+        _Section(
+            partial(stacks[s].read, image.index), corners, image.index, image.angle, s,
+            f"{stacks[s].path}: {image.name}",
+        )
+        for (s, image), corners in zip(images, kept, strict=True)
+    ]  # fmt: skip
+    noise = _cut(sections, patch, size, tuple(stack.path.name for stack in stacks))
+    with nullcontext() if picture is None else atomic_path(picture) as drawn:
+        if drawn is not None:
+            draw_windows(drawn, [(stacks[s], image) for s, image in images], patch=patch)
+        if output is not None:
+            write_patches(output, noise)
+    return noise, _describe(images, kept, headings) + _summarise(images, kept, patch)
 
 
-def _merge(found: Sequence[NoisePatches]) -> NoisePatches:
-    """Join the patches of several stacks, which must share one pixel size (1 % tolerance)."""
-    sizes = [p.pixel_size for p in found]
+def _search_all(
+    stacks: Sequence[OpenedStack], patch: int, on_progress: Progress | None
+) -> tuple[list[_Found], list[list[str]]]:
+    """Search stack after stack: every image with the number of its stack, and the heading of each stack."""
+    images, headings = [], []
+    for number, stack in enumerate(stacks):
+
+        def show(share: float, text: str, done: int = number) -> None:
+            if on_progress is not None:
+                on_progress((done + share) / len(stacks), text)
+
+        found, heading = search_stack(stack, patch=patch, on_progress=show)
+        images += [(number, image) for image in found]
+        headings.append(heading)
+    return images, headings
+
+
+def _one_each(files: Sequence[Path], stacks: int, what: str) -> list[Path | None]:
+    """Give every stack its file: none, the same, or each its own."""
+    if len(files) not in (0, 1, stacks):
+        raise InputError(f"{len(files)} {what} files for {stacks} stacks: give one, or one per stack")
+    return [None] * stacks if not files else [*files] * (stacks // len(files))
+
+
+def _common_pixel_size(stacks: Sequence[OpenedStack]) -> float:
+    """Pixel size in Å that all stacks share (1 % tolerance)."""
+    sizes = [stack.volume.voxel_size for stack in stacks]
     if max(sizes) - min(sizes) > 0.01 * max(sizes):
-        listed = ", ".join(f"{p.sources[0]} {p.pixel_size:g}" for p in found)
-        raise InputError(f"stacks of different pixel size cannot share one noise model: {listed} (Å)")
-    arrays = {name: np.concatenate([getattr(p, name) for p in found]) for name in _ARRAYS}
-    arrays["source_index"] = np.repeat(np.arange(len(found)), [len(p.patches) for p in found])
-    return NoisePatches(**arrays, pixel_size=sizes[0], sources=tuple(s for p in found for s in p.sources))
+        listed = ", ".join(f"{stack.path.name} {size:g}" for stack, size in zip(stacks, sizes, strict=True))
+        raise InputError(
+            f"stacks of different pixel size cannot share one noise model: {listed} (Å); "
+            "extract them apart, or give --pixel-size if a header is wrong"
+        )
+    return sizes[0]
+
+
+def _require_enough(stacks: Sequence[OpenedStack], images: Sequence[_Found], patch: int) -> None:
+    """Refuse too few windows, with the next step."""
+    n = sum(len(image.areas.corners) for _, image in images)
+    if n >= _MIN_PATCHES:
+        return
+    names = ", ".join(str(stack.path) for stack in stacks)
+    given = any(stack.given is not None for stack in stacks)
+    where = "in the areas given" if given else "without structure"
+    step = "give larger areas or a smaller --patch" if given else "try a smaller --patch or add stacks"
+    raise InputError(f"{names}: only {n} areas of {patch} x {patch} {where}, need {_MIN_PATCHES}; {step}")
+
+
+def _share_out(images: Sequence[_Found], most: int) -> list[NDArray[np.int64]]:
+    """Corners to use of every image, at most so many in all, from every image alike as far as it has them."""
+    corners = [image.areas.corners for _, image in images]
+    remaining = most
+    for place, number in enumerate(sorted(range(len(corners)), key=lambda i: len(corners[i]))):
+        # The poorest first: what it lacks is shared by those that follow.
+        count = min(len(corners[number]), remaining // (len(corners) - place))
+        remaining -= count
+        evenly = (np.arange(count) + 0.5) * len(corners[number]) / max(count, 1)
+        corners[number] = corners[number][evenly.astype(int)]
+    return corners
+
+
+def _describe(
+    images: Sequence[_Found], kept: Sequence[NDArray[np.int64]], headings: Sequence[list[str]]
+) -> list[str]:
+    """Lines for the terminal: every stack, and what was found in every image of it."""
+    lines: list[str] = []
+    for number, heading in enumerate(headings):
+        lines += heading
+        lines += [
+            image.describe(len(corners))
+            for (stack, image), corners in zip(images, kept, strict=True)
+            if stack == number
+        ]
+    return lines
+
+
+def _summarise(images: Sequence[_Found], kept: Sequence[NDArray[np.int64]], patch: int) -> list[str]:
+    """What there is in all, why not more, and what it suffices for."""
+    found = sum(len(image.areas.corners) for _, image in images)
+    used = sum(len(corners) for corners in kept)
+    without = [image.name for (_, image), corners in zip(images, kept, strict=True) if not len(corners)]
+    share = f"{len(images) - len(without)} of {len(images)} images"
+    line = f"in all {used} patches of {patch} x {patch} from {share}"
+    if used < found:
+        line += f", evenly chosen from {found}: stopped by --max-patches"
+    else:
+        line += "; every window of the grid was judged, and neighbours overlap by half"
+    if without:
+        line += f"; none in {', '.join(without[:8])}" + (", ..." if len(without) > 8 else "")
+    least, good = _LEARNED_PATCHES
+    if used < least:
+        enough = f"enough for --model spectral or gaussian; a learned model needs {least}, better {good}"
+    elif used < good:
+        enough = f"enough for --model spectral or gaussian; a learned model will train, but {good} are better"
+    else:
+        enough = "enough for every model"
+    return [line, enough]
 
 
 def write_patches(path: Path, noise: NoisePatches) -> None:
     """Write patches as HDF5: one data set per field, patches chunked one by one, the rest as attributes."""
     side = noise.patches.shape[-1]
-    with atomic_path(path) as partial, h5py.File(partial, "w") as file:
+    with atomic_path(path) as unfinished, h5py.File(unfinished, "w") as file:
         file.attrs["format"] = "cryomend noise patches 1"
         file.attrs["pixel_size"] = noise.pixel_size
         file.attrs["sources"] = list(noise.sources)

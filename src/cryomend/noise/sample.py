@@ -5,7 +5,8 @@ Last step of the noise stage; simulation takes its learned noise from here.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryomend.io import InputError, check_writable, read_tilt_angles, write_volume
+from cryomend.io import InputError, Volume, check_writable, mapped_volume, read_tilt_angles
+from cryomend.io.mrc import open_stack, read_image
+from cryomend.mixing import measure_power, sample_rescaled, scale_noise, snr_from_db
+from cryomend.noise.fidelity import NoiseSet
 from cryomend.noise.model import NoiseModel, load_noise_model
 
-__all__ = ["sample_noise", "sample_noise_file"]
+__all__ = ["SampleOptions", "sample_noise", "sample_noise_file", "sample_noise_set", "stream_noise"]
+
+PIXEL_TOLERANCE = 0.02
+"""Pixel sizes that differ by less count as equal: headers round them, and textures do not tell."""
 
 
 def sample_noise(
@@ -30,8 +37,7 @@ def sample_noise(
 ) -> Tensor:
     """Draw noise tilts of any size, without seams or repetition.
 
-    Independent patches overlap by half under windows whose squares sum to one; the tile grid has
-    another random offset in each tilt; the deviation follows the tilt angle.
+    Every tilt is one stationary field (`NoiseModel.sample_field`) with the deviation of its angle.
 
     Parameters
     ----------
@@ -54,50 +60,87 @@ def sample_noise(
     ------
     ValueError
         If the shape is not positive or there are no angles.
-
-    Notes
-    -----
-    Blending adds independent patches, so variances add: ``Σ w² = 1`` keeps the variance everywhere.
-    The spectrum is that of the patches, smoothed over less than two of their Fourier pixels.
-    The marginal law is pulled towards a Gaussian by the sum; `NoiseModel.finish` puts it back.
     """
+    tilts = stream_noise(
+        model, tilt_angles=tilt_angles, shape=shape, generator=generator, calibrated=calibrated
+    )
+    return torch.stack(list(tilts))
+
+
+def stream_noise(
+    model: NoiseModel,
+    *,
+    tilt_angles: NDArray[Any],
+    shape: tuple[int, int],
+    generator: torch.Generator,
+    calibrated: bool = True,
+) -> Iterator[Tensor]:
+    """Draw the tilts of `sample_noise` one by one, each (Y, X) and on the model's device."""
     if min(shape) < 1 or len(tilt_angles) == 0:
         raise ValueError(
             f"need a positive shape and at least one angle, got {shape} and {len(tilt_angles)} angles"
         )
-    std = model.interpolate_std(np.asarray(tilt_angles, dtype=np.float64))
-    tilts = [
-        scale
-        * model.finish(blend_patches(model, shape, generator, calibrated=calibrated), calibrated=calibrated)
-        for scale in std.tolist()
-    ]
-    return torch.stack(tilts).float()
+    angles = np.asarray(tilt_angles, dtype=np.float64)
+    for angle, std in zip(angles.tolist(), model.interpolate_std(angles).tolist(), strict=True):
+        field = model.sample_field(shape, generator, tilt_angle=angle, calibrated=calibrated)
+        yield std * field.float()
 
 
-def blend_patches(
-    model: NoiseModel, shape: tuple[int, int], generator: torch.Generator, *, calibrated: bool = True
-) -> Tensor:
-    """One tilt of unit variance from independent patches, shape (Y, X).
+def sample_noise_set(model: NoiseModel, *, like: NoiseSet, seed: int) -> NoiseSet:
+    """Draw as many patches per tilt as ``like`` has, to be compared with it.
 
-    Half-overlapping tiles fall into four sets without overlap: four mosaics, shifted by half a tile.
+    Parameters
+    ----------
+    model : NoiseModel
+        On any device.
+    like : NoiseSet
+        Real noise.
+    seed : int
+
+    Returns
+    -------
+    NoiseSet, on the CPU
     """
-    side = model.patch
-    half = side // 2
-    offset = torch.randint(side, (2,), generator=generator, device=generator.device).tolist()
-    rows, columns = (math.ceil((n + side + half) / side) for n in shape)
-    # The sine window: sin² + cos² = 1 for two neighbours half a tile apart, on either axis.
-    ramp = torch.sin(math.pi * (torch.arange(side, device=model.device) + 0.5) / side)
-    window = ramp[:, None] * ramp[None, :]
-    blended = torch.zeros(shape, device=model.device)
-    for shift_y in (0, half):
-        for shift_x in (0, half):
-            tiles = model.sample_patches(rows * columns, generator, calibrated=calibrated) * window
-            mosaic = (
-                tiles.reshape(rows, columns, side, side).transpose(1, 2).reshape(rows * side, columns * side)
-            )
-            y, x = ((o + s) % side for o, s in zip(offset, (shift_y, shift_x), strict=True))
-            blended += mosaic[y : y + shape[0], x : x + shape[1]]
-    return blended
+    rng = torch.Generator(device=model.device).manual_seed(seed)
+    side = like.patches.shape[-1]
+    parts = []
+    for number in range(len(like.std)):
+        count = int((like.tilt == number).sum())
+        rows = int(np.ceil(np.sqrt(count)))
+        field = model.sample_field(
+            (rows * side, rows * side), rng, tilt_angle=float(like.angle[number])
+        ).cpu()
+        tiles = field.reshape(rows, side, rows, side).transpose(1, 2).reshape(-1, side, side)[:count]
+        parts.append(tiles - tiles.mean(dim=(1, 2), keepdim=True))
+    std = model.interpolate_std(like.angle)
+    return NoiseSet(torch.cat(parts), np.sort(like.tilt), std, like.label, like.angle)
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """How a file of noise is made.
+
+    Attributes
+    ----------
+    seed : int
+    calibrated : bool
+        See `sample_noise`.
+    pixel_size : float, optional
+        Å wanted; the model's own, or that of ``signal``, if None.
+    rescale : bool
+        Resample noise of another pixel size (by Fourier cropping or padding) instead of a mere warning.
+    signal : Path, optional
+        Stack whose power the noise is matched to, tilt by tilt.
+    snr_db : float, optional
+        Power of ``signal`` over that of the noise, in decibels.
+    """
+
+    seed: int = 0
+    calibrated: bool = True
+    pixel_size: float | None = None
+    rescale: bool = False
+    signal: Path | None = None
+    snr_db: float | None = None
 
 
 def sample_noise_file(
@@ -105,28 +148,107 @@ def sample_noise_file(
     output: Path,
     *,
     tilt_angles: Path,
-    shape: tuple[int, int],
-    seed: int = 0,
-    calibrated: bool = True,
-) -> None:
+    shape: tuple[int, int] | None,
+    options: SampleOptions | None = None,
+    device: torch.device | str = "cpu",
+    on_progress: Callable[[float, str], None] = lambda share, text: None,
+) -> list[str]:
     """Write noise tilts (MRC) drawn from a model file, one per angle of an angle file.
+
+    Parameters
+    ----------
+    model, output, tilt_angles : Path
+    shape : tuple of int, optional
+        (Y, X) in pixels; that of the signal if None.
+    options : SampleOptions, optional
+    device : torch.device or str
+        Where the noise is made.
+    on_progress : callable
+        Told the share done and a text.
+
+    Returns
+    -------
+    list of str
+        What the user should know: pixel sizes that differ.
 
     Raises
     ------
     InputError
-        If a file cannot be used or the size is not positive.
+        If a file cannot be used, the size is not positive, or only one of signal and SNR is given.
     """
+    options = options or SampleOptions()
     check_writable(output)
-    if min(shape) < 1:
-        raise InputError(f"--size must be two positive numbers of pixels, got {shape[0]} {shape[1]}")
-    fitted = load_noise_model(model)
+    fitted = load_noise_model(model, device=device)
     angles = read_tilt_angles(tilt_angles)
-    generator = torch.Generator().manual_seed(seed)
-    noise = sample_noise(fitted, tilt_angles=angles, shape=shape, generator=generator, calibrated=calibrated)
-    write_volume(
-        output,
-        noise.numpy(),
-        voxel_size=fitted.pixel_size,
-        label=f"{fitted.kind} noise, seed {seed}",
-        stack=True,
-    )
+    signal = _open_signal(options, len(angles))
+    if shape is None and signal is not None:
+        shape = (signal.data.shape[1], signal.data.shape[2])
+    if shape is None or min(shape) < 1:
+        found = "nothing" if shape is None else f"{shape[0]} {shape[1]}"
+        raise InputError(f"--size must be two positive numbers of pixels, got {found}")
+    if signal is not None and shape != signal.data.shape[1:]:
+        raise InputError(
+            f"{options.signal}: images of {signal.data.shape[1:]} for --size {shape}; leave --size out"
+        )
+    wanted = options.pixel_size or (signal.voxel_size if signal is not None else 0.0)
+    notes, factor = _compare_pixels(model, fitted, wanted, rescale=options.rescale)
+    generator = torch.Generator(device=fitted.device).manual_seed(options.seed)
+    label = f"{fitted.kind} noise, seed {options.seed}"
+    size = wanted if factor != 1 else fitted.pixel_size
+    with mapped_volume(output, (len(angles), *shape), voxel_size=size, label=label, stack=True) as stack:
+        for index, angle in enumerate(angles):
+
+            def draw(field: tuple[int, int], angle: float = float(angle)) -> Tensor:
+                return sample_noise(
+                    fitted,
+                    tilt_angles=np.array([angle]),
+                    shape=field,
+                    generator=generator,
+                    calibrated=options.calibrated,
+                )
+
+            noise = draw(shape) if factor == 1 else sample_rescaled(draw, shape, factor=factor)
+            if signal is not None and options.snr_db is not None:
+                power = measure_power(torch.from_numpy(read_image(signal, index))[None])
+                noise = scale_noise(noise.cpu(), power=power / snr_from_db(options.snr_db))
+            stack[index] = noise[0].cpu().numpy()
+            on_progress((index + 1) / len(angles), f"tilt {index + 1} of {len(angles)}")
+    return notes
+
+
+def _open_signal(options: SampleOptions, tilts: int) -> Volume | None:
+    """The stack that the noise is matched to, if any."""
+    if (options.signal is None) != (options.snr_db is None):
+        raise InputError("--snr-db says the power of --signal over that of the noise: give both or neither")
+    if options.signal is None:
+        return None
+    signal = open_stack(options.signal)
+    if len(signal.data) != tilts:
+        raise InputError(f"{options.signal}: {len(signal.data)} images for {tilts} tilt angles")
+    return signal
+
+
+def _compare_pixels(
+    path: Path, model: NoiseModel, wanted: float, *, rescale: bool
+) -> tuple[list[str], float]:
+    """What to say of pixel sizes that differ, and the factor to rescale by (1 for none)."""
+    if wanted <= 0:
+        if rescale:
+            raise InputError("--rescale needs the pixel size to rescale to; give --pixel-size")
+        return [], 1.0
+    if model.pixel_size <= 0:
+        if rescale:
+            raise InputError(
+                f"{path} does not know its pixel size, so its noise cannot be rescaled; extract the patches "
+                "again with --pixel-size"
+            )
+        return [f"{path} does not know its pixel size; its noise is used pixel by pixel at {wanted:g} Å"], 1.0
+    factor = wanted / model.pixel_size
+    if abs(factor - 1) <= PIXEL_TOLERANCE:
+        return [], 1.0
+    if rescale:
+        return [f"noise of {model.pixel_size:g} Å rescaled to {wanted:g} Å"], factor
+    return [
+        f"{path} was fitted at {model.pixel_size:g} Å, not {wanted:g} Å: its noise is used pixel by pixel, "
+        "with the wrong grain; --rescale resamples it"
+    ], 1.0

@@ -6,18 +6,24 @@ The honest rival of the learned noise model, and what calibrates that model.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 
 import torch
+from scipy.fft import next_fast_len
 from torch import Tensor
 
 from cryomend.fourier import filter_fourier
 
 __all__ = [
+    "Whitening",
     "estimate_power_spectrum",
     "gaussian_power_spectrum",
     "map_marginal",
     "marginal_quantiles",
+    "measure_whitening",
     "normal_levels",
+    "refine_transfer",
+    "sample_gaussian_field",
 ]
 
 _LEVELS = 513  # from -4 to +4 sigma: one pixel in 30,000 lies beyond
@@ -65,12 +71,21 @@ def normal_levels(device: torch.device | str | None = None) -> Tensor:
 
 
 def marginal_quantiles(values: Tensor) -> Tensor:
-    """Quantiles of ``values`` (any shape) at the probabilities of `normal_levels`; float32, increasing."""
-    ordered = values.flatten().double().sort().values
+    """Quantiles of ``values`` (any shape) at the probabilities of `normal_levels`; float32, increasing.
+
+    Of very many values some millions in even steps are looked at: hundreds still lie beyond the last level.
+    """
+    ordered = thin_values(values).double().sort().values
     position = torch.special.ndtr(normal_levels().double()).to(values.device) * (len(ordered) - 1)
     low = position.floor().long()
     high = (low + 1).clamp(max=len(ordered) - 1)
     return torch.lerp(ordered[low], ordered[high], position - low).float()
+
+
+def thin_values(values: Tensor, most: int = 6_000_000) -> Tensor:
+    """At most so many of ``values`` in even steps, flat; the step is odd, so that no column is favoured."""
+    step = -(-values.numel() // most) // 2 * 2 + 1 if values.numel() > most else 1
+    return values.flatten()[::step]
 
 
 def map_marginal(values: Tensor, source: Tensor, target: Tensor) -> Tensor:
@@ -127,8 +142,83 @@ def gaussian_power_spectrum(power: Tensor, target: Tensor) -> Tensor:
     return gaussian.to(power)
 
 
-def sample_gaussian_field(power: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Draw ``count`` periodic Gaussian patches with the given power spectrum, shape (count, P, P)."""
+def refine_transfer(transfer: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Carry a transfer function measured on patches to the Fourier grid of a larger image.
+
+    Parameters
+    ----------
+    transfer : Tensor, shape (P, P // 2 + 1)
+        Real and even: a zero-phase filter.
+    shape : tuple of int
+        (Y, X) of the image, each at least P.
+
+    Returns
+    -------
+    Tensor, shape (Y, X // 2 + 1)
+        Of the same filter kernel, which reaches P / 2 pixels to each side.
+
+    Raises
+    ------
+    ValueError
+        If the image is smaller than the patches.
+    """
+    side = transfer.shape[0]
+    if min(shape) < side:
+        raise ValueError(f"an image of {shape[0]} x {shape[1]} is smaller than the {side} x {side} filter")
+    kernel = torch.fft.fftshift(torch.fft.irfft2(transfer, s=(side, side)))
+    padded = torch.zeros(shape, dtype=kernel.dtype, device=kernel.device)
+    padded[:side, :side] = kernel
+    refined: Tensor = torch.fft.rfft2(padded.roll((-(side // 2), -(side // 2)), dims=(0, 1))).real
+    return refined
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """What a spectrum and a histogram can say of noise, taken out and put back.
+
+    Attributes
+    ----------
+    amplitude : Tensor, shape (P, P // 2 + 1)
+        Root of the power spectrum of the noise.
+    quantiles : Tensor, shape (levels,)
+        Marginal law of the whitened noise, at `normal_levels`.
+    """
+
+    amplitude: Tensor
+    quantiles: Tensor
+
+    def whiten(self, patches: Tensor) -> Tensor:
+        """Flatten the spectrum of patches (n, P, P), as if they were periodic.
+
+        Where the noise has next to no power (beyond a Fourier crop, say) it stays weak.
+        """
+        return filter_fourier(patches, 1 / self.amplitude.clamp(min=_WEAKEST * self.amplitude.max().item()))
+
+    def colour(self, normal: Tensor, *, transfer: Tensor | None = None) -> Tensor:
+        """Turn white normal noise on a torus (n, Y, X) into noise of this law and spectrum.
+
+        ``transfer`` replaces the amplitude: `refine_transfer` of it, or of a corrected one.
+        """
+        level = map_marginal(normal, normal_levels(normal.device), self.quantiles)
+        shape = (normal.shape[-2], normal.shape[-1])
+        return filter_fourier(level, refine_transfer(self.amplitude, shape) if transfer is None else transfer)
+
+
+_WEAKEST = 0.03  # of the largest amplitude: -30 dB
+
+
+def measure_whitening(patches: Tensor, power: Tensor) -> Whitening:
+    """Measure the whitening of patches (n, P, P) whose power spectrum is ``power``."""
+    flat = Whitening(power.sqrt(), normal_levels(power.device))
+    return replace(flat, quantiles=marginal_quantiles(flat.whiten(patches)))
+
+
+def sample_gaussian_field(power: Tensor, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """Draw a Gaussian field of any size with a power spectrum measured on patches, shape ``shape``.
+
+    Cut from a torus larger by a patch, so that opposite borders are independent.
+    """
     side = power.shape[0]
-    white = torch.randn(count, side, side, generator=generator, device=generator.device).to(power.device)
-    return filter_fourier(white, power.sqrt())
+    torus = (next_fast_len(shape[0] + side), next_fast_len(shape[1] + side))
+    white = torch.randn(torus, generator=generator, device=generator.device).to(power.device)
+    return filter_fourier(white, refine_transfer(power.sqrt(), torus))[: shape[0], : shape[1]]

@@ -16,13 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryomend.acquisition.acquire import acquire_tilt_series, exposure_mtf
-from cryomend.acquisition.detector import counting_filters
+from cryomend.acquisition.acquire import acquire_signal_and_noise, specimen_area
 from cryomend.acquisition.exposure import Exposure, draw_exposure, draw_tilt_angles
 from cryomend.config import AcquisitionConfig, SimulationConfig, SpecimenConfig
-from cryomend.fourier import filter_fourier
 from cryomend.io import read_volume, write_json, write_volume
-from cryomend.mixing import mix_noise
+from cryomend.mixing import blend_noise, measure_power
 from cryomend.reconstruction.ctf_correction import correct_phase
 from cryomend.reconstruction.wbp import reconstruct_wbp
 from cryomend.specimen.build import Specimen, build_specimen
@@ -30,8 +28,8 @@ from cryomend.specimen.macromolecule import Macromolecule
 
 __all__ = ["NoiseSampler", "Pair", "pair_paths", "read_pair", "simulate_pair", "tomogram_of", "write_pair"]
 
-NoiseSampler = Callable[[NDArray[Any], tuple[int, int], torch.Generator], Tensor]
-"""(tilt_angles, (Y, X), generator) -> noise tilts of unit variance."""
+NoiseSampler = Callable[[NDArray[Any], tuple[int, int], float, torch.Generator], Tensor]
+"""(tilt_angles, (Y, X), pixel size in Å, generator) -> noise tilts of any scale and offset."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +66,12 @@ def simulate_pair(
     device : torch.device or str, optional
         Where it runs.
 
+    Returns
+    -------
+    Pair
+        Its record has all that was drawn and, under ``noise``, the powers of signal, counting and learned
+        noise in each tilt as mixed (electrons per pixel, squared), over the specimen and inside ``snr_band``.
+
     Raises
     ------
     ValueError
@@ -75,13 +79,8 @@ def simulate_pair(
     """
     rng = np.random.default_rng(seed)
     generator = torch.Generator(device=device or "cpu").manual_seed(seed)
-    kinds = config.specimens or {"default": SpecimenConfig()}
-    kind = str(rng.choice(sorted(kinds)))
-    chosen = kinds[kind]
-    if config.voxel_size is not None:
-        chosen = chosen.model_copy(update={"voxel_size": float(rng.uniform(*config.voxel_size))})
-    specimen = build_specimen(
-        chosen, rng=rng, structures=structures, membrane_structures=membrane_structures, device=device
+    kind, specimen = _draw_specimen(
+        config, rng, structures=structures, membrane_structures=membrane_structures, device=device
     )
     tilt_angles = draw_tilt_angles(config.acquisition, rng)
     exposure = draw_exposure(
@@ -92,23 +91,10 @@ def simulate_pair(
         pixel_size=specimen.voxel_size,
     )
     solvent = float(rng.uniform(*config.solvent_variation))
-    tilt_series = acquire_tilt_series(
-        _with_unresolved(specimen, solvent, generator),
-        tilt_angles,
-        pixel_size=specimen.voxel_size,
-        exposure=exposure,
-        generator=generator,
+    density = _with_unresolved(specimen, solvent, generator)
+    tilt_series, noise = _record_series(
+        density, tilt_angles, specimen.voxel_size, exposure, config, sample_noise, generator
     )
-    if sample_noise is not None:
-        tilt_series = _mix_in_learned_noise(
-            tilt_series,
-            tilt_angles,
-            specimen.voxel_size,
-            exposure,
-            sample_noise,
-            config.noise_share,
-            generator,
-        )
     tomogram, processing = tomogram_of(
         tilt_series,
         tilt_angles,
@@ -124,6 +110,7 @@ def simulate_pair(
         "tilt_range": [float(tilt_angles.min()), float(tilt_angles.max())],
         "tilt_angles": tilt_angles.tolist(),
         "exposure": exposure.record(),
+        "noise": noise,
         "processing": processing,
         "solvent_variation": solvent,
         "species": sorted({p.species.name for p in specimen.placements}),
@@ -236,36 +223,42 @@ def _ice_thickness(specimen: Specimen) -> float:
     return (specimen.slab[1] - specimen.slab[0]) * specimen.voxel_size
 
 
-def _mix_in_learned_noise(
-    tilt_series: Tensor,
+def _draw_specimen(config: SimulationConfig, rng: np.random.Generator, **how: Any) -> tuple[str, Specimen]:
+    """One of the configured kinds of specimens, at a voxel size from their range if there is one."""
+    kinds = config.specimens or {"default": SpecimenConfig()}
+    kind = str(rng.choice(sorted(kinds)))
+    chosen = kinds[kind]
+    if config.voxel_size is not None:
+        chosen = chosen.model_copy(update={"voxel_size": float(rng.uniform(*config.voxel_size))})
+    return kind, build_specimen(chosen, rng=rng, **how)
+
+
+def _record_series(
+    density: Tensor,
     tilt_angles: NDArray[Any],
     pixel_size: float,
     exposure: Exposure,
-    sample_noise: NoiseSampler,
-    share: float,
+    config: SimulationConfig,
+    sample_noise: NoiseSampler | None,
     generator: torch.Generator,
-) -> Tensor:
-    """Add learned noise that makes ``share`` of the total noise power; what was there is the rest."""
-    if share <= 0:
-        return tilt_series
-    shape = (tilt_series.shape[1], tilt_series.shape[2])
-    noise = sample_noise(tilt_angles, shape, generator).to(tilt_series.device)
-    present = _noise_power(tilt_series, pixel_size, exposure)
-    power = present * share / max(1 - share, 1e-3)
-    return mix_noise(tilt_series, noise, snr=tilt_series.var(dim=(1, 2)) / power.clamp(min=1e-12))
-
-
-def _noise_power(tilt_series: Tensor, pixel_size: float, exposure: Exposure) -> Tensor:
-    """Noise variance of each tilt: Poisson's through the detector, or what the stated SNR leaves."""
-    if exposure.snr is not None:
-        return tilt_series.var(dim=(1, 2)) / (1 + exposure.snr)
-    shape = (tilt_series.shape[1], tilt_series.shape[2])
-    point = torch.zeros(shape, device=tilt_series.device)
-    point[0, 0] = 1
-    _, after = counting_filters(
-        exposure_mtf(exposure, shape, pixel_size, point.device),
-        shape,
-        noise_power=exposure.noise_power,
-        dqe_nyquist=exposure.dqe_nyquist,
+) -> tuple[Tensor, dict[str, Any]]:
+    """Record a tilt series with counting and learned noise; also their powers in each tilt."""
+    signal, counting = acquire_signal_and_noise(
+        density, tilt_angles, pixel_size=pixel_size, exposure=exposure, generator=generator
     )
-    return tilt_series.mean(dim=(1, 2)) * filter_fourier(point, after).square().sum()
+    where: dict[str, Any] = {
+        "band": exposure.band(pixel_size),
+        "area": specimen_area(density, tilt_angles, exposure),
+    }
+    share = 0.0 if sample_noise is None else config.noise_share
+    learned = torch.zeros_like(counting)
+    if sample_noise is not None and share > 0:
+        shape = (counting.shape[1], counting.shape[2])
+        learned = sample_noise(tilt_angles, shape, pixel_size, generator).to(counting)
+        keep_total = config.noise_total == "kept"
+        counting, learned = blend_noise(counting, learned, share=share, keep_total=keep_total, **where)
+    record: dict[str, Any] = {"learned_share": share, "total": config.noise_total}
+    for name, images in (("signal", signal), ("counting", counting), ("learned", learned)):
+        powers = measure_power(images, **where).tolist()
+        record[f"{name}_power"] = [float(f"{power:.6g}") for power in powers]
+    return signal + counting + learned, record
