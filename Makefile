@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 
-.PHONY: demo test check bench bench-specimen bench-reconstruction clean default-model
+.PHONY: demo test check bench bench-specimen bench-noise bench-reconstruction clean default-model
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,9 @@ bench: $(VENV)/.installed
 
 bench-specimen: $(VENV)/.installed
 	$(BIN)/python benchmarks/specimen_speed.py $(ARGS)
+
+bench-noise: $(VENV)/.installed
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python benchmarks/noise_fidelity.py $(ARGS)
 
 bench-reconstruction: $(VENV)/.installed
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python benchmarks/reconstruction_speed.py $(ARGS)

@@ -43,10 +43,9 @@ def main(path: str) -> None:
         fluence=(100, 100),
         dqe=(0.6, 0.6),
         defocus_um=(4, 4),
-        phase_flip_share=0,
-        sirt_like_share=0,
     )
-    pair = simulate_pair(SimulationConfig(specimens={"sample": specimen}, acquisition=microscope), seed=SEED)
+    config = SimulationConfig(specimens={"sample": specimen}, acquisition=microscope, processing=None)
+    pair = simulate_pair(config, seed=SEED)
     tomogram = pair.tomogram.numpy()
     scaled = np.rint(1000 * tomogram / tomogram.std()).clip(-32767, 32767).astype(np.int16)
     with mrcfile.new(path, overwrite=True) as mrc:

@@ -15,11 +15,13 @@ from cryomend.config import (
     FilamentConfig,
     MembraneConfig,
     NoiseConfig,
+    ProcessingConfig,
     Recipe,
     ReconstructionConfig,
     SimulationConfig,
     SpecimenConfig,
     StageConfig,
+    StreamConfig,
     TrainingConfig,
     list_mistakes,
     load_config,
@@ -32,10 +34,12 @@ MODELS = [
     FilamentConfig,
     MembraneConfig,
     NoiseConfig,
+    ProcessingConfig,
     Recipe,
     ReconstructionConfig,
     SimulationConfig,
     SpecimenConfig,
+    StreamConfig,
     TrainingConfig,
 ]
 FILES = {"default-model.yaml": Recipe, "smoke.yaml": Recipe, "held-out.yaml": SimulationConfig}
@@ -98,7 +102,11 @@ def test_unknown_keys_are_named_by_their_dotted_path(tmp_path):
 
 @pytest.mark.parametrize(
     ("model", "name"),
-    [(m, n) for m in (SpecimenConfig, AcquisitionConfig, SimulationConfig) for n in ranges(m)],
+    [
+        (m, n)
+        for m in (SpecimenConfig, AcquisitionConfig, SimulationConfig, ProcessingConfig)
+        for n in ranges(m)
+    ],
 )
 def test_a_range_in_the_wrong_order_is_refused(model, name):
     low, high = getattr(model(), name)
@@ -146,6 +154,17 @@ REFUSED = {
         "noise_total": ["halved"],
         "solvent_variation": [(-1, 0)],
     },
+    ProcessingConfig: {
+        "methods": [{"fbp": 1}, {"wbp": 0}, {"wbp": -1}, {}],
+        "ctf": [{"left": 0.0}],
+        "binning": [{"bilinear": 1}],
+        "cutoff": [(0.3, 0.6)],
+        "sart_relaxation": [(0.1, 2.0)],
+        "clip_percent": [(0, 50)],
+        "highpass_period": [(0, 10)],
+        "eight_bit_share": [1.1],
+    },
+    StreamConfig: {"buffer": [0], "first": [0], "reuse": [0], "validation_structures": [1]},
     TrainingConfig: {
         "channels": [(), (4, 0)],
         "stem": ["quarter"],
@@ -162,7 +181,7 @@ REFUSED = {
         "width": [0],
         "latent": [0],
         "steps": [0],
-        "batch": [1],
+        "batch": [0],
         "learning_rate": [0],
         "ema_decay": [1],
     },

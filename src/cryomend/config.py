@@ -17,11 +17,13 @@ __all__ = [
     "FilamentConfig",
     "MembraneConfig",
     "NoiseConfig",
+    "ProcessingConfig",
     "Recipe",
     "ReconstructionConfig",
     "SimulationConfig",
     "SpecimenConfig",
     "StageConfig",
+    "StreamConfig",
     "TrainingConfig",
     "dump_config",
     "find_preset",
@@ -61,6 +63,22 @@ _Protofilament = Annotated[int, Field(ge=8, le=20)]
 ProtofilamentRange = Annotated[tuple[_Protofilament, _Protofilament], _Ordered]
 Side = Annotated[int, Field(ge=16)]  # voxels; the reader of volumes asks for as many
 Width = Annotated[int, Field(ge=1)]
+_Cutoff = Annotated[float, Field(gt=0, le=0.5)]
+CutoffRange = Annotated[tuple[_Cutoff, _Cutoff], _Ordered]
+_Relaxation = Annotated[float, Field(gt=0, lt=2)]
+RelaxationRange = Annotated[tuple[_Relaxation, _Relaxation], _Ordered]
+_Percent = Annotated[float, Field(ge=0, lt=50)]
+PercentRange = Annotated[tuple[_Percent, _Percent], _Ordered]
+Choice = TypeVar("Choice", bound=str)
+
+
+def _weighed(value: dict[Choice, float]) -> dict[Choice, float]:
+    if sum(value.values()) <= 0:
+        raise ValueError("at least one of the alternatives needs a weight above 0")
+    return value
+
+
+_Weighed = AfterValidator(_weighed)
 
 
 class StageConfig(BaseModel):
@@ -270,8 +288,6 @@ class AcquisitionConfig(StageConfig):
         (0.0, 0.0), description="standard deviation of uncorrected gain, percent, the same in all images"
     )
     hot_pixels: NotNegativeRange = Field((0.0, 0.0), description="per million pixels, in the same places")
-    phase_flip_share: float = Field(0.3, ge=0, le=1, description="chance that the series is phase-flipped")
-    sirt_like_share: float = Field(0.2, ge=0, le=1, description="chance of a SIRT-like radial filter")
 
     @model_validator(mode="after")
     def _spans_a_range(self) -> AcquisitionConfig:
@@ -340,14 +356,73 @@ class ReconstructionConfig(StageConfig):
     memory_limit: float | None = Field(None, gt=0, description="GiB for the whole process")
 
 
+class ProcessingConfig(StageConfig):
+    """What users do to a tilt series and a tomogram before they restore; drawn for each pair.
+
+    Alternatives are given with their weights; those that are not named are never taken.
+    """
+
+    methods: Annotated[dict[Literal["wbp", "sirt-like", "sirt", "sart"], _NotNegative], _Weighed] = Field(
+        {"wbp": 0.5, "sirt-like": 0.2, "sirt": 0.15, "sart": 0.15},
+        description="reconstruction: weights of wbp, sirt-like (wbp with the filter that imitates SIRT), "
+        "sirt and sart",
+    )
+    cutoff: CutoffRange = Field((0.3, 0.5), description="of wbp, where the filter falls off, cycles/pixel")
+    falloff: NotNegativeRange = Field(
+        (0.02, 0.1), description="of wbp, standard deviation of that fall-off, cycles/pixel"
+    )
+    exact_share: float = Field(0.1, ge=0, le=1, description="chance of exact weights in wbp")
+    sirt_like_iterations: LayerRange = Field((5, 40), description="iterations that the filter imitates")
+    sirt_iterations: LayerRange = Field(
+        (5, 20), description="of sirt; each costs a projection and its adjoint"
+    )
+    sart_sweeps: LayerRange = Field((1, 3), description="of sart, one tilt at a time")
+    sart_relaxation: RelaxationRange = Field((0.1, 0.5), description="step of sart")
+    mean_normalised_share: float = Field(
+        0.5, ge=0, le=1, description="chance that tilts are divided by their mean; else by their deviation"
+    )
+    ctf: Annotated[dict[Literal["left", "flipped", "multiplied"], _NotNegative], _Weighed] = Field(
+        {"left": 0.45, "flipped": 0.35, "multiplied": 0.2},
+        description="weights of: CTF left in, phases flipped, images multiplied by the CTF",
+    )
+    defocus_misfit: NotNegativeRange = Field(
+        (0.0, 0.15), description="standard deviation of the error of the defocus that users know, µm"
+    )
+    dose_weight_share: float = Field(0.5, ge=0, le=1, description="chance of dose weighting")
+    binning: Annotated[dict[Literal["none", "fourier", "average", "volume"], _NotNegative], _Weighed] = Field(
+        {"none": 0.88, "fourier": 0.05, "average": 0.04, "volume": 0.03},
+        description="weights of: recorded at the final voxel size, or at half of it and binned by 2: images "
+        "by Fourier cropping, images by averaging, tomogram by averaging; all but none cost 8 times as much",
+    )
+    deconvolve_share: float = Field(
+        0.15, ge=0, le=1, description="chance of a Wiener-like deconvolution; never with a multiplied CTF"
+    )
+    snr_falloff: PositiveRange = Field((0.5, 1.5), description="of the deconvolution, as in tom_deconv")
+    deconvolution_strength: PositiveRange = Field(
+        (0.25, 1.0), description="of the deconvolution, as in tom_deconv; IsoNet's 1 is a third"
+    )
+    highpass_share: float = Field(0.25, ge=0, le=1, description="chance of a high-pass of the tomogram")
+    highpass_period: PositiveRange = Field(
+        (200.0, 2000.0), description="period of which the high-pass leaves half the amplitude, Å"
+    )
+    eight_bit_share: float = Field(0.25, ge=0, le=1, description="chance of 256 grey levels")
+    clip_percent: PercentRange = Field(
+        (0.0, 1.0), description="of the voxels cut off at either end by 8 bits, drawn for each end"
+    )
+
+
 class SimulationConfig(StageConfig):
-    """Training pairs: kinds of specimens, one microscope."""
+    """Training pairs: kinds of specimens, one microscope, what users do."""
 
     specimens: dict[str, SpecimenConfig] = Field(
         default_factory=dict, description="named kinds; one is drawn per pair"
     )
     acquisition: AcquisitionConfig = Field(
         default_factory=AcquisitionConfig, description="the microscope of all pairs"
+    )
+    processing: ProcessingConfig | None = Field(
+        default_factory=ProcessingConfig,
+        description="what is done before restoration; a WBP with the CTF left in and nothing else if null",
     )
     voxel_size: PositiveRange | None = Field(
         None, description="drawn per pair, Å; each kind's own if not given"
@@ -381,6 +456,30 @@ class SimulationConfig(StageConfig):
         if self.noise_total == "grows" and self.noise_share == 1:
             raise ValueError("noise_share 1 on top of counting noise has no end; set noise_total: kept")
         return self
+
+
+class StreamConfig(StageConfig):
+    """The endless stream of pairs that training draws its crops from."""
+
+    buffer: int = Field(
+        64, ge=1, description="pairs that are held, 4 bytes per voxel each; then the oldest goes"
+    )
+    first: int = Field(4, ge=1, description="pairs that stand before training begins, as far as they fit")
+    reuse: int | None = Field(
+        None,
+        ge=1,
+        description="crops cut for every new pair; pairs then enter on schedule, equal seeds give equal runs "
+        "and training waits for late ones; as many as the machine makes, without waiting, if None",
+    )
+    validation_pairs: int = Field(
+        16, ge=0, description="pairs of seeds and structures that are never trained on"
+    )
+    validation_kinds: tuple[str, ...] = Field(
+        (), description="kinds of specimens that only validation sees; it sees the others as well"
+    )
+    validation_structures: float = Field(
+        0.15, ge=0, lt=1, description="share of the structures that only validation sees, chosen by name"
+    )
 
 
 class TrainingConfig(StageConfig):

@@ -24,7 +24,7 @@ SPECIMEN = (
 )
 CONFIGS = {
     "specimen.yaml": SPECIMEN,
-    "microscope.yaml": "{fluence: [120, 120], phase_flip_share: 0, sirt_like_share: 0}",
+    "microscope.yaml": "{fluence: [120, 120]}",
     "wgan.yaml": "{width: 2, latent: 8, steps: 2, critic_steps: 1, batch: 8}",
     "recipe.yaml": f"""
         simulation:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from cryomend.noise import NoiseCritic, NoiseGenerator, gradient_penalty
-from cryomend.noise.networks import initialise_weights
+from cryomend.noise.networks import _grow, initialise_weights, tilt_conditions
 
 
 def rng(seed=0):
@@ -49,7 +49,7 @@ def test_blocks_follow_the_patch_side(patch, blocks):
     generator, critic = NoiseGenerator(patch, width=2, latent=10), NoiseCritic(patch, width=2)
     assert sum(isinstance(m, nn.BatchNorm2d) for m in generator.modules()) == blocks
     assert sum(isinstance(m, nn.LeakyReLU) for m in critic.modules()) == blocks
-    patches = generator(torch.randn(3, 10, generator=rng()))
+    patches = generator(generator.draw_latent(3, (4, 4), rng()), rng())
     assert patches.shape == (3, patch, patch)
     assert critic(patches).shape == (3,)
 
@@ -62,8 +62,9 @@ def test_published_widths_are_the_default():
 def test_output_reaches_the_tails_and_no_further_than_the_reach():
     generator = NoiseGenerator(32, width=2, latent=4, reach=6.0)
     with torch.no_grad():
-        generator.layers[-1].weight.mul_(1e3)
-        patches = generator(torch.randn(8, 4, generator=rng()))
+        initialise_weights(generator, rng())
+        generator.out.weight.mul_(1e3)
+        patches = generator(generator.draw_latent(8, (4, 4), rng()), rng())
     assert 5.9 < patches.abs().max() <= 6.0
 
 
@@ -81,6 +82,66 @@ def test_critic_sees_the_amplitude_of_a_patch():
     # Biases of the first block, which has no norm, set a scale; without it the scores would be equal.
     change = (critic(2 * patches) - critic(patches)).abs().mean()
     assert change > 0.01 * critic(patches).std()
+
+
+def test_a_larger_latent_field_makes_a_larger_image():
+    generator = NoiseGenerator(32, width=2, latent=4)
+    made = generator(generator.draw_latent(2, (5, 9), rng()), rng())
+    assert made.shape == (2, 40, 72)
+
+
+def test_on_the_torus_a_shifted_latent_field_makes_the_shifted_image():
+    generator = NoiseGenerator(32, width=4, latent=4).eval()
+    with torch.no_grad():
+        for block in generator.blocks:
+            block.amplitude.zero_()  # its own noise is drawn pixel by pixel and does not shift
+        latent = generator.draw_latent(1, (6, 7), rng())
+        first = generator(latent, rng())
+        second = generator(latent.roll((1, 2), dims=(2, 3)), rng())
+    torch.testing.assert_close(second, first.roll((8, 16), dims=(1, 2)), rtol=1e-4, atol=1e-6)
+    assert first.std() > 0
+
+
+def test_growing_on_a_torus_is_pytorchs_layer_away_from_the_border():
+    generator = NoiseGenerator(32, width=4, latent=4)
+    layer = generator.blocks[1].convolution
+    x = torch.randn(1, layer.in_channels, 6, 6, generator=rng())
+    plain = nn.functional.conv_transpose2d(x, layer.weight, stride=2, padding=1)
+    torch.testing.assert_close(
+        _grow(x, layer)[:, :, 2:-2, 2:-2], plain[:, :, 2:-2, 2:-2], rtol=1e-4, atol=1e-6
+    )
+
+
+def test_an_untrained_generator_makes_nearly_white_noise_of_unit_variance():
+    generator = NoiseGenerator(64, width=16)
+    initialise_weights(generator, rng())
+    with torch.no_grad():
+        made = generator(generator.draw_latent(8, (8, 8), rng()), rng())
+    assert made.std() == pytest.approx(1, abs=0.15)
+    # The coarser blocks add a weak pattern of their own.
+    assert (made[:, :, 1:] * made[:, :, :-1]).mean().abs() < 0.15 * made.var()
+
+
+def test_conditions_change_nothing_before_training_and_unknown_angles_are_zero():
+    torch.testing.assert_close(
+        tilt_conditions(torch.tensor([0.0, 60.0, -60.0, float("nan")])),
+        torch.tensor([[0, 0], [1, 0.75**0.5], [1, -(0.75**0.5)], [0, 0]]),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+    told, plain = NoiseGenerator(32, width=2, latent=4, conditions=2), NoiseGenerator(32, width=2, latent=4)
+    initialise_weights(told, rng())
+    plain.load_state_dict(told.state_dict(), strict=False)
+    latent = plain.draw_latent(3, (4, 4), rng())
+    conditions = tilt_conditions(torch.tensor([0.0, 30.0, 60.0]))
+    torch.testing.assert_close(told(latent, rng(), conditions), plain(latent, rng()))
+
+
+def test_a_conditioned_critic_sees_the_conditions():
+    critic = NoiseCritic(32, width=4, conditions=2)
+    patches = torch.randn(1, 32, 32, generator=rng()).expand(2, 32, 32)
+    scores = critic(patches, tilt_conditions(torch.tensor([0.0, 60.0])))
+    assert scores[0] != scores[1]
 
 
 def test_initial_weights_depend_on_the_generator_alone():

@@ -9,10 +9,8 @@ from cryomend.training.crops import (
     cut_crop,
     prepare_pair,
     random_radial_gain,
-    rotate_crop,
-    rotated_side,
-    rotated_wedge_mask,
 )
+from cryomend.training.rotate import rotate_crop, rotated_side, rotated_wedge_mask
 
 
 def pair(shape=(40, 48, 44), seed=0):

@@ -8,12 +8,15 @@ from cryomend.fourier import gaussian_lowpass
 from cryomend.specimen import procedural_macromolecule
 from cryomend.training import pairs
 from cryomend.training.files import find_pairs
-from cryomend.training.pairs import read_pair, simulate_pair, tomogram_of, write_pair
+from cryomend.training.pairs import read_pair, simulate_pair, write_pair
+from cryomend.training.processing import tomogram_of
 from cryomend.training.simulate import find_structures, simulate_pairs
 
 SMALL = SpecimenConfig(shape=(32, 40, 40), slab_margin=(20.0, 40.0), mass_kda=(60.0, 300.0), species=(2, 2))
 CONFIG = SimulationConfig(
-    specimens={"small": SMALL}, acquisition=AcquisitionConfig(tilt_step=(5.0, 5.0), fluence=(100.0, 100.0))
+    specimens={"small": SMALL},
+    acquisition=AcquisitionConfig(tilt_step=(5.0, 5.0), fluence=(100.0, 100.0)),
+    processing=None,
 )
 
 
@@ -50,7 +53,7 @@ def series_of(monkeypatch):
         filled = {"shape": (32, 96, 96), "species": (2, 2)}
         kind = SpecimenConfig(**{**filled, **({"occupancy": (0, 0)} if empty else {})})
         microscope = AcquisitionConfig(tilt_step=(5.0, 5.0), **changes.pop("acquisition", {}))
-        config = SimulationConfig(specimens={"one": kind}, acquisition=microscope, **changes)
+        config = SimulationConfig(specimens={"one": kind}, acquisition=microscope, processing=None, **changes)
         caught = []
 
         def catch(series, *args, **how):

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cryomend.fourier import filter_fourier
 
-__all__ = ["multi_task_loss", "remove_wedge"]
+__all__ = ["CropBatch", "multi_task_loss", "remove_wedge", "restoration_error"]
+
+
+@dataclass(frozen=True)
+class CropBatch:
+    """What one step trains on.
+
+    ``tomogram`` x and ``density`` y are (B, 1, Z, Y, X). The masks (B, 1, Z, Y, X) or (Z, Y, X) are True where
+    data are left, in the layout of ``fftn`` and Friedel-symmetric: ``kept`` is the further wedge M of the
+    second task (None leaves it out of this step), ``measured`` the crop's own (None if no loss asks for it).
+    """
+
+    tomogram: Tensor
+    density: Tensor
+    kept: Tensor | None = None
+    measured: Tensor | None = None
 
 
 def remove_wedge(tomogram: Tensor, measured: Tensor) -> Tensor:
@@ -31,8 +47,41 @@ def remove_wedge(tomogram: Tensor, measured: Tensor) -> Tensor:
     return torch.stack([filter_fourier(x, m[0]) for x, m in zip(tomogram, half, strict=True)])
 
 
+def restoration_error(
+    restored: Tensor, density: Tensor, *, measured: Tensor | None, wedge_weight: float
+) -> Tensor:
+    """Mean squared error, in which the missing part of Fourier space may count more.
+
+    Most of a density's power is where the data are, so that the plain error says little about the wedge.
+
+    Parameters
+    ----------
+    restored, density : Tensor, shape (B, 1, Z, Y, X)
+        Of any precision; compared in float32.
+    measured : Tensor of bool or None
+        As in `remove_wedge`; None gives the plain error.
+    wedge_weight : float
+        Extra weight of the error where ``measured`` is False; 0 gives the plain error.
+
+    Returns
+    -------
+    Tensor, scalar
+
+    Notes
+    -----
+    ``mean |e|² + w mean |e - P e|²`` with the projection P onto what was measured; by Parseval's theorem the
+    second mean is the power of the transform of e where it was not. The crop is not windowed, for the faces
+    count too; what they smear over Fourier space is a few per cent of the error.
+    """
+    error = restored.float() - density.float()
+    loss = error.square().mean()
+    if measured is not None and wedge_weight > 0:
+        loss = loss + wedge_weight * (error - remove_wedge(error, measured)).square().mean()
+    return loss
+
+
 def multi_task_loss(
-    network: nn.Module, tomogram: Tensor, density: Tensor, *, measured: Tensor | None, weight: float
+    network: nn.Module, batch: CropBatch, *, weight: float, wedge_weight: float = 0.0
 ) -> Tensor:
     """``||f(x) - y||² + λ ||f(M x) - y||²``, means over voxels.
 
@@ -40,18 +89,21 @@ def multi_task_loss(
     ----------
     network : Module
         f, from (B, 1, Z, Y, X) to the same shape.
-    tomogram, density : Tensor, shape (B, 1, Z, Y, X)
-        x and y.
-    measured : Tensor of bool or None
-        M, as in `remove_wedge`; None leaves the second task out of this step.
+    batch : CropBatch
+        x, y and M. Without M, or with λ = 0, the network runs only once.
     weight : float
         λ of this step.
+    wedge_weight : float
+        See `restoration_error`; in the second term the wedge that was removed on purpose counts as well.
 
     Returns
     -------
     Tensor, scalar
     """
-    loss = F.mse_loss(network(tomogram), density)
-    if measured is not None and weight > 0:
-        loss = loss + weight * F.mse_loss(network(remove_wedge(tomogram, measured)), density)
+    x, y, own = batch.tomogram, batch.density, batch.measured
+    loss = restoration_error(network(x), y, measured=own, wedge_weight=wedge_weight)
+    if batch.kept is not None and weight > 0:
+        left = batch.kept if own is None else own & batch.kept
+        again = network(remove_wedge(x, batch.kept))
+        loss = loss + weight * restoration_error(again, y, measured=left, wedge_weight=wedge_weight)
     return loss

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,15 @@ class RestorationUNet(nn.Module):
         half-resolution networks out of the result.
     convs_per_level : int
         3x3x3 convolutions per level, in the encoder and in the decoder.
+    encoder_convs : int, optional
+        Of the encoder alone, where it differs: the published network has one there and two in the decoder.
+    residual : bool
+        Add the input to the output, so that the layers have only the difference to make.
+
+    Attributes
+    ----------
+    arguments : dict
+        All keyword arguments in full, as a model file keeps them.
 
     Raises
     ------
@@ -51,17 +60,28 @@ class RestorationUNet(nn.Module):
         stem: Stem = "halve",
         head_channels: int = 8,
         convs_per_level: int = 2,
+        encoder_convs: int | None = None,
+        residual: bool = False,
     ) -> None:
         super().__init__()
-        if not channels or min(channels) < 1 or convs_per_level < 1 or head_channels < 1:
+        encoder_convs = convs_per_level if encoder_convs is None else encoder_convs
+        if not channels or min(*channels, convs_per_level, encoder_convs, head_channels) < 1:
             raise ValueError(f"need at least one level of positive width, got channels {list(channels)}")
         if stem not in ("halve", "double", "none"):
             raise ValueError(f"stem must be halve, double or none, got {stem!r}")
-        self.stem = stem
+        self.arguments: dict[str, Any] = {
+            "channels": list(channels),
+            "stem": stem,
+            "head_channels": head_channels,
+            "convs_per_level": convs_per_level,
+            "encoder_convs": encoder_convs,
+            "residual": residual,
+        }
+        self.stem, self.residual = stem, residual
         first = 8 if stem == "halve" else 1
         widths = [first, *channels]
         self.encoder = nn.ModuleList(
-            _convolutions(a, b, convs_per_level) for a, b in itertools.pairwise(widths)
+            _convolutions(a, b, encoder_convs) for a, b in itertools.pairwise(widths)
         )
         self.decoder = nn.ModuleList(
             _convolutions(deep + skip, skip, convs_per_level)
@@ -111,7 +131,7 @@ class RestorationUNet(nn.Module):
             x = self.head(torch.cat([_depth_to_space(x), tomogram], dim=1))
         elif self.stem == "double":
             x = F.avg_pool3d(x, 2)
-        return x
+        return x + tomogram if self.residual else x
 
 
 def _convolutions(n_in: int, n_out: int, count: int) -> nn.Sequential:

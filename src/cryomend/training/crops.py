@@ -1,30 +1,28 @@
-"""Training crops: where they are cut, how they are turned, and what is done to their spectrum."""
+"""Training crops: where they are cut, and what is done to their spectrum."""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from cryomend.fourier import filter_fourier, radial_frequency
-from cryomend.geometry import missing_wedge_mask, random_rotation
+from cryomend.geometry import random_rotation
 from cryomend.restoration.standardise import robust_mean_std
+from cryomend.training.rotate import rotate_crop, rotated_side
 
 __all__ = [
     "DENSITY_LIMITS",
+    "Crop",
     "PreparedPair",
     "cut_crop",
     "prepare_pair",
     "random_radial_gain",
-    "rotate_crop",
-    "rotated_wedge_mask",
 ]
 
 DENSITY_LIMITS = (-1.0, 6.0)
@@ -38,24 +36,50 @@ class PreparedPair:
     """A pair as the network sees it.
 
     ``tomogram`` (Z, Y, X) standardised, protein bright; ``density`` (Z, Y, X) in V, clipped; both
-    half precision to save memory. ``power`` is the tomogram's share of variance per radial bin.
+    half precision to save memory. ``power`` is the tomogram's share of variance per radial bin,
+    ``tilt_range`` the extreme tilts in degrees (the wedge that is missing), ``voxel_size`` in Å.
     """
 
     tomogram: Tensor
     density: Tensor
     power: NDArray[np.float64]
+    tilt_range: tuple[float, float] = (-60.0, 60.0)
+    voxel_size: float = 10.0
 
 
-def prepare_pair(tomogram: Tensor, density: Tensor) -> PreparedPair:
-    """Standardise as restoration does, flip to protein bright, clip the target."""
+def prepare_pair(
+    tomogram: Tensor,
+    density: Tensor,
+    *,
+    tilt_range: tuple[float, float] = (-60.0, 60.0),
+    voxel_size: float = 10.0,
+) -> PreparedPair:
+    """Standardise as restoration does, flip to protein bright, clip the target.
+
+    Parameters
+    ----------
+    tomogram, density : Tensor, shape (Z, Y, X)
+        As simulated: protein dark; potential above ice in V.
+    tilt_range : tuple of float
+        Extreme tilts of the series, degrees.
+    voxel_size : float
+        Å.
+
+    Returns
+    -------
+    PreparedPair
+        On the device of the tomogram.
+
+    Raises
+    ------
+    ValueError
+        If the tomogram is constant.
+    """
     mean, std = robust_mean_std(tomogram)
-    bright = ((mean - tomogram) / std).clamp(-30, 30)
-    shells = (radial_frequency(bright.shape, half=True) / (math.sqrt(3) / 2) * (_BINS - 1)).round().long()
-    spectrum = torch.fft.rfftn(bright).abs() ** 2
-    power = torch.zeros(_BINS, dtype=torch.float64).index_add_(
-        0, shells.flatten(), spectrum.flatten().double()
-    )
-    return PreparedPair(bright.half(), density.clamp(*DENSITY_LIMITS).half(), (power / power.sum()).numpy())
+    bright = ((mean - tomogram.float()) / std).clamp(-30, 30)
+    power = _radial_power(bright).cpu().numpy()
+    target = density.clamp(*DENSITY_LIMITS).half()
+    return PreparedPair(bright.half(), target, power / power.sum(), tilt_range, voxel_size)
 
 
 def random_radial_gain(rng: np.random.Generator, spread: float) -> NDArray[np.float64]:
@@ -79,6 +103,21 @@ def random_radial_gain(rng: np.random.Generator, spread: float) -> NDArray[np.fl
     return gain
 
 
+@dataclass(frozen=True)
+class Crop:
+    """A training crop: ``tomogram`` and ``density`` (side, side, side) of float32.
+
+    ``pose`` (3, 3) is orthogonal: the crop shows at ``p`` what the pair has at ``pose @ p``, so its missing
+    wedge is ``~rotated_wedge_mask(shape, pose, ...)``. ``turned`` tells a rotation from mere mirroring.
+    """
+
+    tomogram: Tensor
+    density: Tensor
+    pose: NDArray[np.float64]
+    turned: bool
+    tilt_range: tuple[float, float]
+
+
 def cut_crop(
     pair: PreparedPair,
     *,
@@ -86,12 +125,13 @@ def cut_crop(
     rng: np.random.Generator,
     rotation_share: float,
     spectrum_jitter: float,
-) -> tuple[Tensor, Tensor, bool]:
+    device: torch.device | str | None = None,
+) -> Crop:
     """Cut one training crop at random.
 
     With chance ``rotation_share`` the crop is turned by its own uniformly random rotation (cut larger, so
-    that no empty corner is seen); otherwise it keeps the true pose of the wedge and is only
-    flipped along each axis. Four times in five the spectrum gets a `random_radial_gain`, rescaled so
+    that no empty corner is seen); otherwise it keeps the true pose of the wedge. Either is then mirrored at
+    random along each axis. Four times in five the spectrum gets a `random_radial_gain`, rescaled so
     that the whole tomogram would keep its unit variance.
 
     Parameters
@@ -104,87 +144,64 @@ def cut_crop(
         Source of randomness.
     rotation_share, spectrum_jitter : float
         See `cryomend.config.TrainingConfig`.
+    device : torch.device or str, optional
+        Where the crop is filtered and turned; that of the pair if None.
 
     Returns
     -------
-    tomogram, density : Tensor of float32, shape (side, side, side)
-    rotated : bool
-        Whether the crop was rotated.
+    Crop
 
     Raises
     ------
     ValueError
         If the pair is smaller than the crop, or than the larger crop that a rotation needs.
     """
-    rotated = bool(rng.random() < rotation_share)
-    cut = rotated_side(side) if rotated else side
-    if min(pair.density.shape) < cut:
-        why = f"{cut} voxels (side {side}, rotated)" if rotated else f"{side} voxels"
-        raise ValueError(f"a crop of {why} does not fit in a pair of shape {tuple(pair.density.shape)}")
-    corner = [int(rng.integers(0, n - cut + 1)) for n in pair.density.shape]
-    window = tuple(slice(c, c + cut) for c in corner)
-    x, y = pair.tomogram[window].float(), pair.density[window].float()
+    turned = bool(rng.random() < rotation_share)
+    x, y = _cut_cubes(pair, side, turned, rng, pair.tomogram.device if device is None else device)
     if spectrum_jitter > 0 and rng.random() < 0.8:
         gain = random_radial_gain(rng, spectrum_jitter)
         gain /= math.sqrt(float((pair.power * gain**2).sum()))
-        x = filter_fourier(x, _on_grid(gain, x.shape))
-    if rotated:
-        x, y = rotate_crop(torch.stack([x, y]), random_rotation(rng), side=side)
+        x = filter_fourier(x, _on_grid(gain, x.shape, x.device))
+    pose = np.eye(3)
+    if turned:
+        pose = random_rotation(rng)
+        x, y = rotate_crop(torch.stack([x, y]), pose, side=side)
+        y = y.clamp(*DENSITY_LIMITS)  # the spline overshoots at the edge of a clipped bead
     axes = [axis for axis in range(3) if rng.random() < 0.5]
-    return x.flip(axes), y.flip(axes), rotated
+    mirror = np.diag([-1.0 if axis in axes else 1.0 for axis in range(3)])
+    return Crop(x.flip(axes), y.flip(axes), pose @ mirror, turned, pair.tilt_range)
 
 
-def rotated_side(side: int) -> int:
-    """Side of the cube that holds a cube of ``side`` voxels in any rotation."""
-    return math.ceil(side * math.sqrt(3)) + 1
+def _cut_cubes(
+    pair: PreparedPair, side: int, turned: bool, rng: np.random.Generator, device: torch.device | str
+) -> tuple[Tensor, Tensor]:
+    """Both volumes in a cube at a random place, large enough to be turned if it is to be."""
+    cut = rotated_side(side) if turned else side
+    if min(pair.density.shape) < cut:
+        why = f"{cut} voxels (side {side}, rotated)" if turned else f"{side} voxels"
+        raise ValueError(f"a crop of {why} does not fit in a pair of shape {tuple(pair.density.shape)}")
+    corner = [int(rng.integers(0, n - cut + 1)) for n in pair.density.shape]
+    window = tuple(slice(c, c + cut) for c in corner)
+    return pair.tomogram[window].to(device).float(), pair.density[window].to(device).float()
 
 
-def rotate_crop(crops: Tensor, rotation_zyx: NDArray[Any], *, side: int) -> Tensor:
-    """Turn cubes about their centre and cut the inner cube (trilinear interpolation).
-
-    Parameters
-    ----------
-    crops : Tensor, shape (C, N, N, N)
-        Cubes that share the rotation.
-    rotation_zyx : array, shape (3, 3)
-        Output voxel ``p`` (ZYX from the centre) shows the input at ``rotation @ p``.
-    side : int
-        Side of the output.
-
-    Returns
-    -------
-    Tensor, shape (C, side, side, side)
-    """
-    n = crops.shape[-1]
-    axis = torch.arange(side, dtype=torch.float32, device=crops.device) - (side - 1) / 2
-    grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
-    source = grid @ torch.as_tensor(rotation_zyx, dtype=torch.float32, device=crops.device).T
-    # grid_sample wants XYZ and, without align_corners, edges at ±1
-    return F.grid_sample(crops[None], source.flip(-1)[None] * (2 / n), mode="bilinear", align_corners=False)[
-        0
-    ]
+def _radial_power(volume: Tensor) -> Tensor:
+    """Sum of the power spectrum over radial bins, shape (48,)."""
+    shells = _radial_bins(tuple(volume.shape)).to(volume.device)
+    spectrum = torch.view_as_real(torch.fft.rfftn(volume)).square().sum(-1)
+    return torch.bincount(shells, spectrum.flatten(), minlength=_BINS).double()
 
 
-def rotated_wedge_mask(
-    shape: Sequence[int], rotation_zyx: NDArray[Any] | None, *, tilt_min: float, tilt_max: float
-) -> Tensor:
-    """`missing_wedge_mask` of an imaging frame turned by a rotation; None leaves it in place."""
-    if rotation_zyx is None:
-        return missing_wedge_mask((shape[0], shape[1], shape[2]), tilt_min=tilt_min, tilt_max=tilt_max)
-    axes = [torch.fft.fftfreq(n) for n in shape]
-    k = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-    k = k @ torch.as_tensor(rotation_zyx, dtype=torch.float32).T  # g(p) = f(R p) has the transform F(R k)
-    kz, kx = k[..., 0], k[..., 2]
-    kz = torch.where(kx < 0, -kz, kz)
-    low, high = (kx.abs() * math.tan(math.radians(t)) for t in (tilt_min, tilt_max))
-    mask = (low <= kz) & (kz <= high)
-    friedel = mask.flip((0, 1, 2)).roll((1, 1, 1), (0, 1, 2))  # Nyquist planes of even sizes have no mate
-    return mask & friedel
+@functools.lru_cache(maxsize=2)  # pairs of one run mostly share a shape
+def _radial_bins(shape: tuple[int, ...]) -> Tensor:
+    """Radial bin of every voxel of ``rfftn``, flat."""
+    radius = radial_frequency(shape, half=True) / (math.sqrt(3) / 2)
+    return (radius * (_BINS - 1)).round().int().flatten()
 
 
-def _on_grid(gain: NDArray[np.float64], shape: Sequence[int]) -> Tensor:
+def _on_grid(gain: NDArray[np.float64], shape: Sequence[int], device: torch.device) -> Tensor:
     """The radial gain on the ``rfftn`` grid of a crop, linearly interpolated."""
-    position = radial_frequency(shape, half=True) / (math.sqrt(3) / 2) * (_BINS - 1)
+    position = radial_frequency(shape, half=True, device=device) / (math.sqrt(3) / 2) * (_BINS - 1)
     low = position.long().clamp(max=_BINS - 2)
-    table = torch.as_tensor(gain, dtype=torch.float32)
+    table = torch.as_tensor(gain, dtype=torch.float32, device=device)
     return table[low] + (position - low) * (table[low + 1] - table[low])

@@ -14,9 +14,10 @@ from cryomend.config import TrainingConfig
 from cryomend.io import InputError, check_writable
 from cryomend.network.unet import RestorationUNet
 from cryomend.network.weights import load_model, read_metadata, save_model
-from cryomend.training.crops import PreparedPair, prepare_pair, rotated_side
+from cryomend.training.crops import PreparedPair, prepare_pair
 from cryomend.training.loop import Trainer, network_arguments
 from cryomend.training.pairs import pair_paths, read_pair
+from cryomend.training.rotate import rotated_side
 
 __all__ = ["find_pairs", "train_from_folders"]
 

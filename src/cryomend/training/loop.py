@@ -21,7 +21,8 @@ from cryomend.geometry import random_rotation
 from cryomend.io import InputError, atomic_path
 from cryomend.network.losses import multi_task_loss
 from cryomend.network.unet import RestorationUNet
-from cryomend.training.crops import PreparedPair, cut_crop, rotated_wedge_mask
+from cryomend.training.crops import PreparedPair, cut_crop
+from cryomend.training.rotate import rotated_wedge_mask
 
 __all__ = ["Trainer", "learning_rate", "network_arguments"]
 
@@ -226,15 +227,15 @@ class Trainer:
             )
             for _ in range(self.config.batch)
         ]
-        x = torch.stack([c[0] for c in crops])[:, None]
-        y = torch.stack([c[1] for c in crops])[:, None]
+        x = torch.stack([c.tomogram for c in crops])[:, None]
+        y = torch.stack([c.density for c in crops])[:, None]
         measured = None
         if self.config.lambda_recon > 0 and self.rng.random() < self.config.recon_share:
             # A rotated crop has its own wedge elsewhere; one in the true pose needs a turned extra wedge.
             masks = [
                 rotated_wedge_mask(
                     y.shape[2:],
-                    None if c[2] else random_rotation(self.rng),
+                    None if c.turned else random_rotation(self.rng),
                     tilt_min=_EXTRA_WEDGE[0],
                     tilt_max=_EXTRA_WEDGE[1],
                 )

@@ -1,6 +1,6 @@
 """Simulated training pairs: specimen, acquisition, noise and reconstruction in a chain.
 
-A pair is what a user would restore (WBP tomogram, protein dark) and the specimen it came from
+A pair is what a user would restore (tomogram, protein dark, processed as users do) and the specimen it came from
 (potential in V, protein positive), voxel by voxel.
 """
 
@@ -18,15 +18,14 @@ from torch import Tensor
 
 from cryomend.acquisition.acquire import acquire_signal_and_noise, specimen_area
 from cryomend.acquisition.exposure import Exposure, draw_exposure, draw_tilt_angles
-from cryomend.config import AcquisitionConfig, SimulationConfig, SpecimenConfig
+from cryomend.config import SimulationConfig, SpecimenConfig
 from cryomend.io import read_volume, write_json, write_volume
 from cryomend.mixing import blend_noise, measure_power
-from cryomend.reconstruction.ctf_correction import correct_phase
-from cryomend.reconstruction.wbp import reconstruct_wbp
 from cryomend.specimen.build import Specimen, build_specimen
 from cryomend.specimen.macromolecule import Macromolecule
+from cryomend.training.processing import bin_density, draw_processing, tomogram_of
 
-__all__ = ["NoiseSampler", "Pair", "pair_paths", "read_pair", "simulate_pair", "tomogram_of", "write_pair"]
+__all__ = ["NoiseSampler", "Pair", "pair_paths", "read_pair", "simulate_pair", "write_pair"]
 
 NoiseSampler = Callable[[NDArray[Any], tuple[int, int], float, torch.Generator], Tensor]
 """(tilt_angles, (Y, X), pixel size in Å, generator) -> noise tilts of any scale and offset."""
@@ -79,99 +78,48 @@ def simulate_pair(
     """
     rng = np.random.default_rng(seed)
     generator = torch.Generator(device=device or "cpu").manual_seed(seed)
+    # from a branch of its own, so that the rest does not depend on how it is processed
+    processing = draw_processing(
+        config.processing, np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0])
+    )
     kind, specimen = _draw_specimen(
-        config, rng, structures=structures, membrane_structures=membrane_structures, device=device
+        config,
+        rng,
+        finer=processing.factor,
+        structures=structures,
+        membrane_structures=membrane_structures,
+        device=device,
     )
     tilt_angles = draw_tilt_angles(config.acquisition, rng)
-    exposure = draw_exposure(
-        config.acquisition,
-        rng,
-        thickness=_ice_thickness(specimen),
-        tilts=len(tilt_angles),
-        pixel_size=specimen.voxel_size,
-    )
+    exposure = _draw_exposure(config, rng, specimen, len(tilt_angles))
     solvent = float(rng.uniform(*config.solvent_variation))
     density = _with_unresolved(specimen, solvent, generator)
     tilt_series, noise = _record_series(
         density, tilt_angles, specimen.voxel_size, exposure, config, sample_noise, generator
     )
-    tomogram, processing = tomogram_of(
+    tomogram = tomogram_of(
         tilt_series,
         tilt_angles,
-        thickness=specimen.density.shape[0],
+        thickness=density.shape[0],
         pixel_size=specimen.voxel_size,
         exposure=exposure,
-        config=config.acquisition,
-        rng=rng,
+        processing=processing,
     )
+    voxel_size = specimen.voxel_size * processing.factor
     record = {
         "kind": kind,
         "seed": seed,
+        "voxel_size": voxel_size,
         "tilt_range": [float(tilt_angles.min()), float(tilt_angles.max())],
         "tilt_angles": tilt_angles.tolist(),
         "exposure": exposure.record(),
         "noise": noise,
-        "processing": processing,
+        "processing": processing.record(),
         "solvent_variation": solvent,
         "species": sorted({p.species.name for p in specimen.placements}),
         "placed": len(specimen.placements),
     }
-    return Pair(tomogram, specimen.density, specimen.voxel_size, record)
-
-
-def tomogram_of(
-    tilt_series: Tensor,
-    tilt_angles: NDArray[Any],
-    *,
-    thickness: int,
-    pixel_size: float,
-    exposure: Exposure,
-    config: AcquisitionConfig,
-    rng: np.random.Generator,
-) -> tuple[Tensor, dict[str, Any]]:
-    """Process and reconstruct a series as one of the users would, drawn from the configuration.
-
-    Returns
-    -------
-    tomogram : Tensor, shape (thickness, Y, X)
-    processing : dict
-        What was drawn.
-    """
-    phase_flip = bool(rng.random() < config.phase_flip_share)
-    sirt_iterations = int(rng.integers(5, 40)) if rng.random() < config.sirt_like_share else 0
-    per_tilt_contrast = bool(rng.random() < 0.5)
-    cutoff, falloff = float(rng.uniform(0.3, 0.5)), float(rng.uniform(0.02, 0.1))
-    images = tilt_series - tilt_series.mean(dim=(1, 2), keepdim=True)
-    scale = tilt_series.mean(dim=(1, 2)) if per_tilt_contrast else images.std(dim=(1, 2))
-    images = images / scale.clamp(min=1e-6)[:, None, None]
-    if phase_flip:
-        lenses = exposure.lenses(tilt_angles)
-        images = correct_phase(
-            images,
-            tilt_angles,
-            pixel_size=pixel_size,
-            defocus_um=np.array([lens.defocus_um for lens in lenses]),
-            optics=exposure.optics,
-            astigmatism_um=np.array([lens.astigmatism_um for lens in lenses]),
-            astigmatism_angle=np.array([lens.astigmatism_angle for lens in lenses]),
-            phase_shift=np.array([lens.phase_shift for lens in lenses]),
-            defocus_hand=exposure.defocus_hand,
-        )
-    tomogram = reconstruct_wbp(
-        images,
-        tilt_angles,
-        thickness=thickness,
-        cutoff=cutoff,
-        falloff=falloff,
-        sirt_iterations=sirt_iterations,
-    )
-    return tomogram, {
-        "phase_flip": phase_flip,
-        "sirt_iterations": sirt_iterations,
-        "normalised_by": "mean" if per_tilt_contrast else "standard deviation",
-        "cutoff": cutoff,
-        "falloff": falloff,
-    }
+    return Pair(tomogram, bin_density(specimen.density, processing.binning), voxel_size, record)
 
 
 def write_pair(directory: Path, name: str, pair: Pair) -> None:
@@ -218,19 +166,39 @@ def _with_unresolved(specimen: Specimen, std: float, generator: torch.Generator)
     return specimen.density + variation
 
 
-def _ice_thickness(specimen: Specimen) -> float:
-    """Height of the slab in Å."""
-    return (specimen.slab[1] - specimen.slab[0]) * specimen.voxel_size
+def _draw_specimen(
+    config: SimulationConfig, rng: np.random.Generator, *, finer: int, **how: Any
+) -> tuple[str, Specimen]:
+    """One of the configured kinds of specimens, at a voxel size from their range if there is one.
 
-
-def _draw_specimen(config: SimulationConfig, rng: np.random.Generator, **how: Any) -> tuple[str, Specimen]:
-    """One of the configured kinds of specimens, at a voxel size from their range if there is one."""
+    With ``finer`` 2 it has half the voxel size and twice the voxels along each axis.
+    """
     kinds = config.specimens or {"default": SpecimenConfig()}
     kind = str(rng.choice(sorted(kinds)))
     chosen = kinds[kind]
+    voxel_size = chosen.voxel_size
     if config.voxel_size is not None:
-        chosen = chosen.model_copy(update={"voxel_size": float(rng.uniform(*config.voxel_size))})
-    return kind, build_specimen(chosen, rng=rng, **how)
+        # evenly in its logarithm: between 5 and 6 Å there is as much to learn as between 15 and 18
+        low, high = np.log(config.voxel_size)
+        voxel_size = float(np.exp(rng.uniform(low, high)))
+    # in fine voxels a few planes are thinner than the free ice that a kind asks for: half is left to it
+    most = 0.25 * chosen.shape[0] * voxel_size
+    changes: dict[str, Any] = {
+        "voxel_size": voxel_size / finer,
+        "shape": tuple(n * finer for n in chosen.shape),
+        "slab_margin": tuple(min(margin, most) for margin in chosen.slab_margin),
+    }
+    return kind, build_specimen(chosen.model_copy(update=changes), rng=rng, **how)
+
+
+def _draw_exposure(
+    config: SimulationConfig, rng: np.random.Generator, specimen: Specimen, tilts: int
+) -> Exposure:
+    """How this specimen is recorded."""
+    thickness = (specimen.slab[1] - specimen.slab[0]) * specimen.voxel_size
+    return draw_exposure(
+        config.acquisition, rng, thickness=thickness, tilts=tilts, pixel_size=specimen.voxel_size
+    )
 
 
 def _record_series(
