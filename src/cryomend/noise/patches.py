@@ -361,9 +361,7 @@ def write_patches(path: Path, noise: NoisePatches) -> None:
         file.attrs["pixel_size"] = noise.pixel_size
         file.attrs["sources"] = list(noise.sources)
         for name in _ARRAYS:
-            options: dict[str, Any] = (
-                {"chunks": (1, side, side), "compression": "gzip"} if name == "patches" else {}
-            )
+            options: dict[str, Any] = {"chunks": (1, side, side)} if name == "patches" else {}
             file.create_dataset(name, data=getattr(noise, name), **options)
 
 
