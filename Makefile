@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 
-.PHONY: demo test check bench bench-specimen bench-noise bench-reconstruction clean default-model
+.PHONY: demo test check bench bench-specimen bench-noise bench-reconstruction bench-training clean default-model
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -35,6 +35,9 @@ bench-noise: $(VENV)/.installed
 
 bench-reconstruction: $(VENV)/.installed
 	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python benchmarks/reconstruction_speed.py $(ARGS)
+
+bench-training: $(VENV)/.installed
+	$(BIN)/python benchmarks/training_throughput.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) demo

@@ -42,7 +42,12 @@ MODELS = [
     StreamConfig,
     TrainingConfig,
 ]
-FILES = {"default-model.yaml": Recipe, "smoke.yaml": Recipe, "held-out.yaml": SimulationConfig}
+FILES = {
+    "default-model.yaml": Recipe,
+    "smoke.yaml": Recipe,
+    "reference.yaml": Recipe,
+    "held-out.yaml": SimulationConfig,
+}
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 

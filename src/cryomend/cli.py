@@ -136,9 +136,11 @@ def simulate(
     ] = False,
     workers: Annotated[int, typer.Option(min=1, help="pairs simulated at a time")] = 1,
     seed: Seed = 0,
+    device: Device = "auto",
 ) -> None:
-    """Make training pairs: specimen, acquisition, noise and reconstruction in a chain."""
+    """Make training pairs: specimen, acquisition, noise, what users do, and reconstruction in a chain."""
     from cryomend.config import load_recipe
+    from cryomend.restoration.predict import choose_device
     from cryomend.training.simulate import simulate_to_folder
 
     settings = load_recipe(config).simulation
@@ -146,8 +148,8 @@ def simulate(
         simulate_to_folder(
             settings, output, count=count, seed=seed, structures=structures or [],
             membrane_structures=membrane_structures or [], noise=noise, rescale_noise=rescale_noise,
-            workers=workers, on_done=lambda done: show(done / count, f"simulated {done} of {count}"),
-            on_notes=_print_notes,
+            workers=workers, device=choose_device(device), on_notes=_print_notes,
+            on_done=lambda done: show(done / count, f"simulated {done} of {count}"),
         )  # fmt: skip
 
 
@@ -218,6 +220,7 @@ def train(
     """Train the restoration network on simulated pairs."""
     from cryomend.config import load_recipe
     from cryomend.restoration.predict import choose_device
+    from cryomend.training.distributed import is_first_process
     from cryomend.training.files import train_from_folders
 
     settings = load_recipe(config).training
@@ -226,7 +229,8 @@ def train(
             pairs, output, config=settings, start_from=start_from, seed=seed, device=choose_device(device),
             max_minutes=max_minutes, resume=resume, on_step=show,
         )  # fmt: skip
-    typer.echo(f"wrote {output}: validation correlation {facts['validation_correlation']}", err=True)
+    if is_first_process():
+        typer.echo(f"wrote {output}: validation correlation {facts['validation_correlation']}", err=True)
 
 
 @contextmanager
@@ -255,14 +259,15 @@ def _progress_bar(what: str) -> Iterator[Callable[[float, str], None]]:
 
 @contextmanager
 def _training_progress() -> Iterator[Callable[[Any, float], None]]:
-    """Show step, smoothed loss, best validation score and time left on stderr."""
+    """Show step, smoothed loss, speed, stall, best validation score and time left on stderr."""
     smooth: list[float] = []
     with _progress_bar("training") as show:
 
         def on_step(trainer: Any, loss: float) -> None:
             smooth[:] = [0.98 * smooth[0] + 0.02 * loss] if smooth else [loss]
             best = f", best validation {trainer.best_score:.4f}" if trainer.best_score > -1 else ""
-            show(trainer.progress, f"step {trainer.step}, loss {smooth[0]:.4f}{best}")
+            speed = f"{trainer.samples_per_second:.3g} samples/s, stall {trainer.stall:.0%}"
+            show(trainer.progress, f"step {trainer.step}, loss {smooth[0]:.4f}, {speed}{best}")
 
         yield on_step
 

@@ -475,7 +475,7 @@ class StreamConfig(StageConfig):
         16, ge=0, description="pairs of seeds and structures that are never trained on"
     )
     validation_kinds: tuple[str, ...] = Field(
-        (), description="kinds of specimens that only validation sees; it sees the others as well"
+        (), description="kinds of specimens for validation, which training never sees; all kinds if none"
     )
     validation_structures: float = Field(
         0.15, ge=0, lt=1, description="share of the structures that only validation sees, chosen by name"
@@ -487,6 +487,8 @@ class TrainingConfig(StageConfig):
 
     channels: tuple[Width, ...] = Field((32, 48, 64, 96), min_length=1, description="features per level")
     stem: Literal["halve", "double", "none"] = Field("halve", description="see network/unet.py")
+    encoder_convs: int = Field(2, ge=1, description="convolutions per encoder level; the decoder has 2")
+    residual: bool = Field(False, description="the network adds its input to its output")
     crop: int = Field(64, ge=16, description="side of the training crops, voxels")
     batch: int = Field(2, ge=1, description="crops per step")
     steps: int = Field(4000, ge=1, description="optimiser steps")
@@ -494,7 +496,10 @@ class TrainingConfig(StageConfig):
     warm_up: int = Field(150, ge=0, description="steps over which the learning rate rises")
     gradient_clip: float = Field(0.3, gt=0, description="largest gradient norm")
     ema_decay: float = Field(0.999, ge=0, lt=1, description="of the moving average of the weights")
-    lambda_recon: float = Field(0.1, ge=0, description="weight of the wedge-filling task")
+    lambda_recon: float = Field(0.1, ge=0, description="weight of the wedge-filling task; 0 leaves it out")
+    wedge_weight: float = Field(
+        0.0, ge=0, description="extra weight of the error inside the missing wedge; 0 is the plain error"
+    )
     recon_share: float = Field(
         1.0,
         gt=0,
@@ -508,6 +513,14 @@ class TrainingConfig(StageConfig):
         0.0, ge=0, description="spread of a random radial gain on the input, nepers"
     )
     validation_share: float = Field(0.1, ge=0, lt=1, description="share of the pairs kept for validation")
+    validate_every: int = Field(500, ge=1, description="steps from one validation to the next")
+    checkpoint_minutes: float = Field(4.0, ge=0, description="from one checkpoint to the next, minutes")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="of the convolutions; auto is bfloat16 where CUDA has it, else float32"
+    )
+    compile_network: bool = Field(
+        False, description="torch.compile; on a CPU it takes a minute and gains nothing"
+    )
 
 
 class NoiseConfig(StageConfig):
@@ -545,6 +558,7 @@ class Recipe(StageConfig):
     """One file for `cryomend simulate` and `cryomend train`."""
 
     simulation: SimulationConfig = Field(default_factory=SimulationConfig, description="of the pairs")
+    stream: StreamConfig = Field(default_factory=StreamConfig, description="of pairs made while training")
     training: TrainingConfig = Field(default_factory=TrainingConfig, description="of the network")
 
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from cryomend.geometry import missing_wedge_mask
-from cryomend.network.losses import multi_task_loss, remove_wedge
+from cryomend.network.losses import CropBatch, multi_task_loss, remove_wedge, restoration_error
 
 
 def noise(*shape):
@@ -31,7 +31,52 @@ def test_loss_of_the_identity_network_has_its_closed_form():
     x, y = noise(1, 1, 8, 8, 8), torch.zeros(1, 1, 8, 8, 8)
     mask = missing_wedge_mask((8, 8, 8), tilt_min=-60, tilt_max=60)
     plain = x.square().mean()
-    both = multi_task_loss(nn.Identity(), x, y, measured=mask, weight=0.1)
+    both = multi_task_loss(nn.Identity(), CropBatch(x, y, kept=mask), weight=0.1)
     assert both.item() == pytest.approx((plain + 0.1 * remove_wedge(x, mask).square().mean()).item())
-    assert multi_task_loss(nn.Identity(), x, y, measured=None, weight=0.1) == plain
-    assert multi_task_loss(nn.Identity(), x, y, measured=mask, weight=0.0) == plain
+    assert multi_task_loss(nn.Identity(), CropBatch(x, y), weight=0.1) == plain
+    assert multi_task_loss(nn.Identity(), CropBatch(x, y, kept=mask), weight=0.0) == plain
+
+
+@pytest.mark.parametrize(("weight", "kept", "runs"), [(0.0, True, 1), (0.1, False, 1), (0.1, True, 2)])
+def test_the_network_runs_twice_only_where_the_second_task_counts(weight, kept, runs):
+    seen = []
+
+    class Counted(nn.Identity):
+        def forward(self, x):
+            seen.append(x)
+            return x
+
+    mask = missing_wedge_mask((8, 8, 8), tilt_min=-60, tilt_max=60) if kept else None
+    multi_task_loss(
+        Counted(), CropBatch(noise(1, 1, 8, 8, 8), noise(1, 1, 8, 8, 8), kept=mask), weight=weight
+    )
+    assert len(seen) == runs
+
+
+def test_weighting_the_wedge_obeys_parseval():
+    x, y = noise(2, 1, 8, 9, 10), 0.3 * noise(2, 1, 8, 9, 10).flip(0)
+    mask = missing_wedge_mask((8, 9, 10), tilt_min=-50, tilt_max=65)
+    mask = mask & mask.flip((0, 1, 2)).roll((1, 1, 1), (0, 1, 2))
+    plain = (x - y).square().mean()
+    power = torch.fft.fftn(x - y, dim=(2, 3, 4)).abs() ** 2 / (8 * 9 * 10)
+    weighted = restoration_error(x, y, measured=mask, wedge_weight=3.0)
+    expected = power.mean() + 3 * (power * ~mask).mean()
+    assert weighted.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert restoration_error(x, y, measured=mask, wedge_weight=0.0) == plain
+    everywhere = restoration_error(x, y, measured=torch.zeros_like(mask), wedge_weight=3.0)
+    assert everywhere.item() == pytest.approx(4 * plain.item(), rel=1e-5)
+
+
+def test_the_removed_wedge_counts_as_missing_in_the_second_task():
+    x = noise(1, 1, 8, 8, 8)
+    all_measured = torch.ones(8, 8, 8, dtype=torch.bool)
+    kept = missing_wedge_mask((8, 8, 8), tilt_min=-60, tilt_max=60)
+    kept = kept & kept.flip((0, 1, 2)).roll((1, 1, 1), (0, 1, 2))
+    target = noise(1, 1, 8, 8, 8).flip(2)
+
+    def loss(wedge_weight):
+        batch = CropBatch(x, target, kept=kept, measured=all_measured)
+        return multi_task_loss(nn.Identity(), batch, weight=1.0, wedge_weight=wedge_weight).item()
+
+    inside = (target - remove_wedge(target, kept)).square().mean().item()
+    assert loss(2.0) - loss(0.0) == pytest.approx(2 * inside, rel=1e-4)

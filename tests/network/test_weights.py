@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -83,6 +85,20 @@ def test_truncated_model_is_refused(tmp_path, network):
     (tmp_path / "a.safetensors").write_bytes(raw[:-4])
     with pytest.raises(InputError, match="not a safetensors file"):
         load_model(tmp_path / "a.safetensors")
+
+
+def test_a_full_disk_is_said_and_leaves_the_old_model(tmp_path, network, monkeypatch):
+    path = tmp_path / "a.safetensors"
+    save_model(path, network, {"network": CONFIG})
+    before = path.read_bytes()
+
+    def refuse(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    with pytest.raises(InputError, match=r"cannot write .*a\.safetensors: no space left on device"):
+        save_model(path, network, {"network": CONFIG})
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
 def test_model_that_cannot_be_written_is_refused(tmp_path, network):

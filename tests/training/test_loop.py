@@ -6,7 +6,8 @@ import torch
 from cryomend.config import TrainingConfig
 from cryomend.io import InputError
 from cryomend.training.crops import prepare_pair
-from cryomend.training.loop import Trainer, learning_rate
+from cryomend.training.loop import Trainer, autocast_dtype, learning_rate
+from cryomend.training.monitor import Monitor
 
 CONFIG = TrainingConfig(
     channels=(4, 4), crop=16, batch=1, steps=6, warm_up=2, rotation_share=0.5, recon_share=0.5
@@ -84,3 +85,142 @@ def test_checkpoints_of_another_network_and_other_files_are_refused(tmp_path):
     (tmp_path / "text").write_text("no checkpoint")
     with pytest.raises(InputError, match="not a training checkpoint"):
         other.load(tmp_path / "text")
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_weights_and_names_the_crops(monkeypatch):
+    trainer = Trainer(CONFIG, pairs(), seed=7)
+    trainer.take_step()
+    before = weights(trainer).clone()
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(math.inf))
+    says = r"the gradient is not finite at step 1 \(seed 7, crops 1 to 1\); there is no checkpoint yet"
+    with pytest.raises(FloatingPointError, match=says):
+        trainer.take_step()
+    assert torch.equal(weights(trainer), before)
+
+
+def test_a_run_that_breaks_names_its_last_good_checkpoint_and_leaves_it(tmp_path):
+    trainer, path = Trainer(CONFIG, pairs(), seed=0), tmp_path / "checkpoint"
+
+    def save_then_poison(trainer, loss):
+        if trainer.step == 2:
+            trainer.save(path)
+        if trainer.step == 3:
+            next(trainer.network.parameters()).data.fill_(math.nan)
+
+    says = rf"the loss is nan at step 3 .*; the last good checkpoint is {path} of step 2; lower training"
+    with pytest.raises(FloatingPointError, match=says):
+        trainer.run(checkpoint=path, every_minutes=1e9, on_step=save_then_poison)
+    resumed = Trainer(CONFIG, pairs(), seed=0)
+    resumed.load(path)
+    assert torch.isfinite(weights(resumed)).all()
+
+
+def test_validation_writes_scores_and_a_picture_every_so_many_steps(tmp_path):
+    config = CONFIG.model_copy(update={"validate_every": 2})
+    Trainer(config, pairs(), pairs(2), seed=0).run(monitor=Monitor(tmp_path))
+    lines = (tmp_path / "validation.csv").read_text().split()
+    assert lines[0] == "step,correlation,wedge_correlation,wedge_fsc,measured_fsc"
+    assert [line.split(",")[0] for line in lines[1:]] == ["2", "4", "6"]
+    assert sorted(p.name for p in tmp_path.glob("*.png")) == [f"step_{i:06d}.png" for i in (2, 4, 6)]
+    assert (tmp_path / "steps.csv").read_text().startswith("step,loss,learning_rate,samples_per_second,stall")
+    assert not list(tmp_path.glob("*.partial"))
+
+
+class Stream:
+    """Pairs without end, with a state."""
+
+    def __init__(self):
+        self.made = 0
+
+    def draw(self, rng):
+        self.made += 1
+        return prepare_pair(
+            torch.randn(32, 32, 32, generator=torch.Generator().manual_seed(self.made)),
+            torch.zeros(32, 32, 32),
+        )
+
+    def state(self):
+        return {"made": self.made}
+
+    def restore(self, state):
+        self.made = state["made"]
+
+
+def test_pairs_may_come_from_a_stream_whose_state_is_kept(tmp_path):
+    straight, first = Trainer(CONFIG, Stream(), seed=0), Trainer(CONFIG, Stream(), seed=0)
+    straight.run()
+    for _ in range(2):
+        first.take_step()
+    first.save(tmp_path / "c")
+    second = Trainer(CONFIG, Stream(), seed=0)
+    second.load(tmp_path / "c")
+    assert second.pairs.made == 2
+    second.run()
+    assert torch.equal(weights(straight), weights(second))
+    second.pairs.last_seed = 77
+    next(second.network.parameters()).data.fill_(math.nan)
+    with pytest.raises(FloatingPointError, match="crops 6 to 6, last of the pair of seed 77"):
+        second.take_step()
+
+
+def test_speed_and_stall_are_measured():
+    trainer = Trainer(CONFIG, pairs(), seed=0)
+    assert (trainer.samples_per_second, trainer.stall) == (0.0, 0.0)
+    trainer.run()
+    assert trainer.samples_per_second > 0
+    assert 0 < trainer.stall < 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"residual": True},
+        {"wedge_weight": 2.0},
+        {"rotation_share": 0.0},
+        {"precision": "bfloat16"},
+        {"stem": "double", "encoder_convs": 1},
+        {"lambda_recon": 0.0},
+    ],
+)
+def test_every_switch_trains(change):
+    trainer = Trainer(CONFIG.model_copy(update=change), pairs(), pairs(1), seed=0)
+    trainer.run()
+    assert torch.isfinite(weights(trainer)).all()
+    assert all(p.dtype == torch.float32 for p in trainer.network.parameters())
+    assert -1 <= trainer.best_score <= 1
+
+
+def test_a_residual_network_begins_with_its_input():
+    plain, residual = (
+        Trainer(CONFIG.model_copy(update={"residual": r}), pairs(), seed=3) for r in (False, True)
+    )
+    x = torch.randn(1, 1, 16, 16, 16)
+    torch.testing.assert_close(residual.network(x), plain.network(x) + x)
+
+
+def test_precision_follows_the_device():
+    assert autocast_dtype("auto", "cpu") is None
+    assert autocast_dtype("float32", "cuda") is None
+    assert autocast_dtype("bfloat16", "cpu") is torch.bfloat16
+    assert autocast_dtype("float16", "cuda") is torch.float16
+    with pytest.raises(ValueError, match=r"training\.precision: float16 needs a CUDA device"):
+        autocast_dtype("float16", "cpu")
+
+
+def test_compiling_changes_nothing_but_the_call(monkeypatch):
+    calls = []
+
+    def record(network):
+        def run(x):
+            calls.append(x.shape)
+            return network(x)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", record)
+    compiled = Trainer(CONFIG.model_copy(update={"compile_network": True}), pairs(), pairs(1), seed=0)
+    plain = Trainer(CONFIG, pairs(), pairs(1), seed=0)
+    compiled.run()
+    plain.run()
+    assert torch.equal(weights(compiled), weights(plain))
+    assert set(calls) == {(1, 1, 16, 16, 16)}  # not those of the validation

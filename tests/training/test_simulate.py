@@ -20,6 +20,7 @@ simulation:
   specimens:
     a: {shape: [32, 40, 40], occupancy: [0, 0], species: [0, 0], slab_margin: [20, 40]}
   acquisition: {tilt_step: [20, 20]}
+  processing: null
 """
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cryomend.fourier import filter_fourier
 
@@ -16,9 +17,9 @@ __all__ = ["CropBatch", "multi_task_loss", "remove_wedge", "restoration_error"]
 class CropBatch:
     """What one step trains on.
 
-    ``tomogram`` x and ``density`` y are (B, 1, Z, Y, X). The masks (B, 1, Z, Y, X) or (Z, Y, X) are True where
-    data are left, in the layout of ``fftn`` and Friedel-symmetric: ``kept`` is the further wedge M of the
-    second task (None leaves it out of this step), ``measured`` the crop's own (None if no loss asks for it).
+    ``tomogram`` x and ``density`` y are (B, 1, Z, Y, X). The masks, (B, 1, Z, Y, X) or (Z, Y, X), are True
+    where data are left, in the layout of ``fftn`` and Friedel-symmetric: ``kept`` by the further wedge M of
+    the second task (None leaves it out of this step), ``measured`` by the crop's own (None if no loss asks).
     """
 
     tomogram: Tensor
@@ -81,13 +82,13 @@ def restoration_error(
 
 
 def multi_task_loss(
-    network: nn.Module, batch: CropBatch, *, weight: float, wedge_weight: float = 0.0
+    network: Callable[[Tensor], Tensor], batch: CropBatch, *, weight: float, wedge_weight: float = 0.0
 ) -> Tensor:
     """``||f(x) - y||² + λ ||f(M x) - y||²``, means over voxels.
 
     Parameters
     ----------
-    network : Module
+    network : callable
         f, from (B, 1, Z, Y, X) to the same shape.
     batch : CropBatch
         x, y and M. Without M, or with λ = 0, the network runs only once.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from cryomend.io import InputError, atomic_path, existing_file
@@ -45,8 +45,10 @@ def save_model(path: str | os.PathLike[str], network: RestorationUNet, metadata:
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     _build(metadata, tensors)
     config = json.dumps(metadata, allow_nan=False)
+    # Serialised first: safetensors writes files itself and reports a full disk as an error of its own.
+    content = save(tensors, metadata={"format": FORMAT, "config": config})
     with atomic_path(path) as partial:
-        save_file(tensors, partial, metadata={"format": FORMAT, "config": config})
+        partial.write_bytes(content)
 
 
 def load_model(path: str | os.PathLike[str]) -> tuple[RestorationUNet, dict[str, Any]]:

@@ -170,8 +170,8 @@ def train_wgan(
     max_minutes : float, optional
         Wall-clock limit of this call.
     validate : callable, optional
-        Scores the averaged generator every ``config.validate_every`` steps, lower is better; the best
-        is kept in ``state.best``; after ``config.patience`` scores without a better one the training ends.
+        Scores the averaged generator first and every ``config.validate_every`` steps, lower is better; the
+        best is kept in ``state.best``; after ``config.patience`` scores without a better one it ends.
     on_step : callable, optional
         Called with the step and its losses (and ``score``) after every generator step.
 
@@ -186,6 +186,8 @@ def train_wgan(
     config = resolve_config(config, state.device)
     end = float("inf") if max_minutes is None else time.monotonic() + 60 * max_minutes
     state.generator.train()
+    if validate is not None and not state.scores:
+        _judge(state, validate)  # untrained it is already near to Gaussian noise
     while state.step < config.steps and state.stale < config.patience and time.monotonic() < end:
         for _ in range(config.critic_steps or 1):
             losses = {"distance": _step_critic(state, real, config)}

@@ -6,6 +6,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,26 +12,29 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cryomend.config import TrainingConfig
-from cryomend.geometry import random_rotation
-from cryomend.io import InputError, atomic_path
-from cryomend.network.losses import multi_task_loss
+from cryomend.io import InputError
+from cryomend.network.losses import CropBatch, multi_task_loss
 from cryomend.network.unet import RestorationUNet
-from cryomend.training.crops import PreparedPair, cut_crop
-from cryomend.training.rotate import rotated_wedge_mask
+from cryomend.training.checkpoint import read_checkpoint, write_checkpoint
+from cryomend.training.crops import PreparedPair
+from cryomend.training.distributed import Processes
+from cryomend.training.monitor import Monitor
+from cryomend.training.sampling import PairSource, draw_batch
+from cryomend.training.validate import SCORES, central_part, draw_sections, score_restored
 
-__all__ = ["Trainer", "learning_rate", "network_arguments"]
+__all__ = ["Trainer", "autocast_dtype", "learning_rate", "network_arguments"]
 
-_EXTRA_WEDGE = (-60.0, 60.0)  # tilt range of the wedge that the second task removes (60° are missing)
+_RECENT = 50  # steps over which speed and stall are averaged
 
 
 def network_arguments(config: TrainingConfig) -> dict[str, Any]:
     """Keyword arguments of `RestorationUNet` that a configuration asks for."""
-    return {"channels": list(config.channels), "stem": config.stem}
+    names = ("stem", "encoder_convs", "residual")
+    return {"channels": list(config.channels)} | {name: getattr(config, name) for name in names}
 
 
 def learning_rate(progress: float, step: int, config: TrainingConfig) -> float:
@@ -40,15 +43,36 @@ def learning_rate(progress: float, step: int, config: TrainingConfig) -> float:
     return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
 
 
+def autocast_dtype(precision: str, device: torch.device | str) -> torch.dtype | None:
+    """Type in which convolutions run, or None for float32.
+
+    Raises
+    ------
+    ValueError
+        If the device has none of that precision.
+    """
+    cuda = torch.device(device).type == "cuda"
+    if precision == "float16":
+        if not cuda:
+            raise ValueError("training.precision: float16 needs a CUDA device; use float32 or bfloat16")
+        return torch.float16
+    if precision == "bfloat16" or (precision == "auto" and cuda and torch.cuda.is_bf16_supported()):
+        return torch.bfloat16
+    return None
+
+
 @dataclass
 class Trainer:
     """Everything a training run has to remember between steps.
 
+    Crop number i of a run is drawn by a generator of its own, seeded by the run's seed and i. So one
+    process with a batch of four, two with a batch of two and a run that was resumed all see the same crops.
+
     Parameters
     ----------
     config : TrainingConfig
-        Network, loss, optimiser.
-    pairs : sequence of PreparedPair
+        Network, loss, optimiser; ``config.batch`` is that of each process.
+    pairs : sequence of PreparedPair, or PairSource
         Training data.
     validation : sequence of PreparedPair
         Scored every so often, never trained on.
@@ -60,31 +84,45 @@ class Trainer:
         Wall clock after which training ends; the learning rate then falls with the time spent.
     initial : dict of Tensor, optional
         Weights to begin with instead of random ones.
+    processes : Processes
+        Those that train together; each has its own trainer.
     """
 
     config: TrainingConfig
-    pairs: Sequence[PreparedPair]
+    pairs: Sequence[PreparedPair] | PairSource
     validation: Sequence[PreparedPair] = ()
     seed: int = 0
     device: torch.device | str = "cpu"
     max_minutes: float | None = None
     initial: dict[str, Tensor] | None = None
+    processes: Processes = field(default_factory=Processes)
     step: int = field(init=False, default=0)
+    drawn: int = field(init=False, default=0)
     seconds: float = field(init=False, default=0.0)
     best_score: float = field(init=False, default=-math.inf)
+    saved: str = field(init=False, default="there is no checkpoint yet")
 
     def __post_init__(self) -> None:
         torch.manual_seed(self.seed)
-        self.rng = np.random.default_rng(self.seed)
         network = RestorationUNet(**network_arguments(self.config))
         if self.initial is not None:
             network.load_state_dict(self.initial)
         self.network = network.to(self.device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        shared = self.processes.share_gradients(self.network)
+        # Validation calls the plain network, for compiled code is made again for every new shape.
+        self.forward: Callable[[Tensor], Tensor] = (
+            torch.compile(shared) if self.config.compile_network else shared
+        )
         self.average = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
         self.best = {k: v.clone() for k, v in self.average.items()}
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(), lr=self.config.learning_rate, weight_decay=1e-4
         )
+        self.dtype = autocast_dtype(self.config.precision, self.device)
+        # float16 alone has too few exponents for gradients
+        self.scaler = torch.amp.GradScaler("cuda", enabled=self.dtype == torch.float16)
+        self._recent: deque[tuple[float, float]] = deque(maxlen=_RECENT)  # seconds of a step, of its wait
+        self.waited = 0.0
 
     @property
     def progress(self) -> float:
@@ -92,58 +130,110 @@ class Trainer:
         by_clock = self.seconds / (60 * self.max_minutes) if self.max_minutes else 0.0
         return max(self.step / self.config.steps, by_clock)
 
+    @property
+    def samples_per_second(self) -> float:
+        """Crops per second of all processes over the last steps."""
+        seconds = sum(step for step, _ in self._recent)
+        return len(self._recent) * self.config.batch * self.processes.count / seconds if seconds else 0.0
+
+    @property
+    def stall(self) -> float:
+        """Share of the last steps in which the optimiser waited for its crops."""
+        seconds = sum(step for step, _ in self._recent)
+        return sum(wait for _, wait in self._recent) / seconds if seconds else 0.0
+
     def run(
         self,
         *,
         checkpoint: Path | None = None,
-        every_minutes: float = 4.0,
+        every_minutes: float | None = None,
+        monitor: Monitor | None = None,
         on_step: Callable[[Trainer, float], None] = lambda *_: None,
     ) -> None:
-        """Train to the end, validating and saving a checkpoint every few minutes.
+        """Train to the end, validating every so many steps and saving a checkpoint every few minutes.
+
+        Parameters
+        ----------
+        checkpoint : Path, optional
+            Where checkpoints go.
+        every_minutes : float, optional
+            Between checkpoints; ``config.checkpoint_minutes`` if None.
+        monitor : Monitor, optional
+            What gets the tables and pictures.
+        on_step : callable
+            Called with the trainer and the loss after each step, in the first process.
 
         Raises
         ------
         FloatingPointError
             If the loss is not finite; the last checkpoint is left as it was.
+        cryomend.io.InputError
+            If the disk is full or gone.
         """
+        pause = 60 * (self.config.checkpoint_minutes if every_minutes is None else every_minutes)
         last_saved = self.seconds
         while self.progress < 1:
             start = time.monotonic()
             loss = self.take_step()
-            self.seconds += time.monotonic() - start
-            on_step(self, loss)
-            if self.seconds - last_saved > 60 * every_minutes:
-                self.validate()
-                if checkpoint is not None:
-                    self.save(checkpoint)
+            elapsed = time.monotonic() - start
+            self._recent.append((elapsed, self.waited))
+            self.seconds = self.processes.of_first(self.seconds + elapsed)
+            if self.processes.first:
+                on_step(self, loss)
+                self._record_step(monitor, loss)
+            if self.step % self.config.validate_every == 0 and self.progress < 1:
+                start = time.monotonic()
+                self.validate(monitor)
+                self.seconds = self.processes.of_first(self.seconds + time.monotonic() - start)
+            if checkpoint is not None and self.seconds - last_saved > pause and self.progress < 1:
+                self.save(checkpoint)
                 last_saved = self.seconds
-        self.validate()
+        self.validate(monitor)
         if checkpoint is not None:
             self.save(checkpoint)
 
     def take_step(self) -> float:
-        """One optimiser step; returns its loss."""
-        x, y, measured = self._draw_batch()
+        """One optimiser step; returns its loss, the mean over all processes.
+
+        Raises
+        ------
+        FloatingPointError
+            If the loss or its gradient is not finite; the weights are then as before.
+        """
+        start, first = time.monotonic(), self.drawn
+        batch = self._draw_batch()
+        self.waited = time.monotonic() - start
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.progress, self.step, self.config)
         self.optimiser.zero_grad(set_to_none=True)
-        weight = self.config.lambda_recon / self.config.recon_share
-        loss = multi_task_loss(self.network, x, y, measured=measured, weight=weight)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss.item()} at step {self.step}; lower the learning rate, or resume from "
-                "the last checkpoint"
-            )
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
-        self.optimiser.step()
+        with self._autocast():
+            weight = self.config.lambda_recon / self.config.recon_share
+            loss = multi_task_loss(self.forward, batch, weight=weight, wedge_weight=self.config.wedge_weight)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.unscale_(self.optimiser)
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
+        mean = self.processes.add([float(loss.detach()) / self.processes.count])[0]
+        # The scaler passes over a step whose float16 gradient overflows, and tries a smaller scale.
+        if not (math.isfinite(mean) and (self.scaler.is_enabled() or bool(torch.isfinite(norm)))):
+            raise FloatingPointError(self._describe_failure(mean, first))
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
         self.step += 1
         self._update_average()
-        return float(loss.detach())
+        return mean
 
-    def validate(self) -> float:
-        """Score the averaged weights by mean correlation with the truth; keep them if they are the best."""
-        score = self._score() if self.validation else float(self.step)
+    def validate(self, monitor: Monitor | None = None) -> float:
+        """Score the averaged weights by mean correlation with the truth; keep them if they are the best.
+
+        Without validation pairs the latest weights are the best and the score is NaN.
+        """
+        if not self.validation:
+            self.best = {k: v.clone() for k, v in self.average.items()}
+            return math.nan
+        scores, picture = self._score()
+        if monitor is not None and self.processes.first:
+            monitor.record_validation(self.step, scores, picture)
+        score = scores["correlation"]
         if score > self.best_score:
             self.best_score = score
             self.best = {k: v.clone() for k, v in self.average.items()}
@@ -156,94 +246,88 @@ class Trainer:
         return network.eval()
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint (safetensors) from which `load` continues to the same weights."""
-        tensors: dict[str, Tensor] = {"torch_rng": torch.get_rng_state()}
-        for name, state in (("net", self.network.state_dict()), ("avg", self.average), ("best", self.best)):
-            tensors |= {f"{name}.{k}": v.detach().cpu().contiguous() for k, v in state.items()}
+        """Write a checkpoint (safetensors) from which `load` continues to the same weights.
+
+        Every process must call it; the first one writes.
+
+        Raises
+        ------
+        cryomend.io.InputError
+            If it cannot be written; an older one is left as it was.
+        """
+        states = {"net": self.network.state_dict(), "avg": self.average, "best": self.best}
         for i, state in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"opt.{i}.{k}": v.detach().cpu().contiguous() for k, v in state.items()}
+            states[f"opt.{i}"] = state
         facts = {
             "config": self.config.model_dump(mode="json"),
-            "rng": self.rng.bit_generator.state,
+            "seed": self.seed,
             "step": self.step,
+            "drawn": self.drawn,
             "seconds": self.seconds,
             "best_score": self.best_score if math.isfinite(self.best_score) else None,
+            "scaler": self.scaler.state_dict(),
+            "streams": self.processes.gather(self.pairs.state() if hasattr(self.pairs, "state") else None),
         }
-        with atomic_path(path) as partial:
-            save_file(
-                tensors, partial, metadata={"format": "cryomend checkpoint 1", "facts": json.dumps(facts)}
-            )
+        if self.processes.first:
+            write_checkpoint(path, states, facts)
+        self.saved = f"the last good checkpoint is {path} of step {self.step}"
 
     def load(self, path: Path) -> None:
-        """Continue from a checkpoint.
+        """Continue from a checkpoint, with its seed.
 
         Raises
         ------
         cryomend.io.InputError
             If the file is no checkpoint, or one of another network.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}
-            facts = json.loads(header["facts"])
-        except Exception as error:
+        states, facts = read_checkpoint(path)
+        theirs = network_arguments(TrainingConfig(**facts["config"]))
+        ours = network_arguments(self.config)
+        if theirs != ours:
             raise InputError(
-                f"{path}: not a training checkpoint; leave out --resume to start afresh"
-            ) from error
-        theirs = TrainingConfig(**facts["config"])
-        if network_arguments(theirs) != network_arguments(self.config):
-            raise InputError(
-                f"{path}: checkpoint of a network {network_arguments(theirs)}, the configuration asks for "
-                f"{network_arguments(self.config)}; use the same or leave out --resume"
+                f"{path}: checkpoint of a network {theirs}, the configuration asks for {ours}; "
+                "use the same or leave out --resume"
             )
-
-        def part(name: str) -> dict[str, Tensor]:
-            return {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
-
-        self.network.load_state_dict(part("net"))
-        self.average = {k: v.to(self.device) for k, v in part("avg").items()}
-        self.best = {k: v.to(self.device) for k, v in part("best").items()}
-        state = self.optimiser.state_dict()
-        state["state"] = {}
-        for key, value in part("opt").items():
-            index, name = key.split(".")
-            state["state"].setdefault(int(index), {})[name] = value
-        self.optimiser.load_state_dict(state)
-        self.rng.bit_generator.state = facts["rng"]
-        torch.set_rng_state(tensors["torch_rng"])
-        self.step, self.seconds = facts["step"], facts["seconds"]
+        self.network.load_state_dict(states["net"])
+        self.average = {k: v.to(self.device) for k, v in states["avg"].items()}
+        self.best = {k: v.to(self.device) for k, v in states["best"].items()}
+        optimiser = self.optimiser.state_dict()
+        moments = {k.removeprefix("opt."): v for k, v in states.items() if k.startswith("opt.")}
+        self.optimiser.load_state_dict(optimiser | {"state": {int(i): v for i, v in moments.items()}})
+        self.scaler.load_state_dict(facts["scaler"])
+        streams = facts["streams"][self.processes.rank :]  # none for a process that was not there before
+        if streams and streams[0] is not None and hasattr(self.pairs, "restore"):
+            self.pairs.restore(streams[0])
+        self.seed, self.step, self.drawn = facts["seed"], facts["step"], facts["drawn"]
+        self.seconds = facts["seconds"]
         self.best_score = -math.inf if facts["best_score"] is None else facts["best_score"]
+        self.saved = f"the last good checkpoint is {path} of step {self.step}"
 
-    def _draw_batch(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Crops (B, 1, side³) and, in the steps that train it, the masks of the second task."""
-        crops = [
-            cut_crop(
-                self.pairs[int(self.rng.integers(len(self.pairs)))],
-                side=self.config.crop,
-                rng=self.rng,
-                rotation_share=self.config.rotation_share,
-                spectrum_jitter=self.config.spectrum_jitter,
-            )
-            for _ in range(self.config.batch)
-        ]
-        x = torch.stack([c.tomogram for c in crops])[:, None]
-        y = torch.stack([c.density for c in crops])[:, None]
-        measured = None
-        if self.config.lambda_recon > 0 and self.rng.random() < self.config.recon_share:
-            # A rotated crop has its own wedge elsewhere; one in the true pose needs a turned extra wedge.
-            masks = [
-                rotated_wedge_mask(
-                    y.shape[2:],
-                    None if c.turned else random_rotation(self.rng),
-                    tilt_min=_EXTRA_WEDGE[0],
-                    tilt_max=_EXTRA_WEDGE[1],
-                )
-                for c in crops
-            ]
-            measured = torch.stack(masks)[:, None].to(self.device)
-        layout = torch.channels_last_3d
-        return x.to(self.device).contiguous(memory_format=layout), y.to(self.device), measured
+    def _draw_batch(self) -> CropBatch:
+        """Crops of this process for one step."""
+        size, first = self.config.batch, self.drawn
+        self.drawn += size * self.processes.count
+        return draw_batch(
+            self.pairs,
+            self.config,
+            seed=self.seed,
+            step_first=first,
+            own_first=first + self.processes.rank * size,
+            device=self.device,
+        )
+
+    def _autocast(self) -> torch.autocast:
+        kind = torch.device(self.device).type
+        return torch.autocast(kind, dtype=self.dtype, enabled=self.dtype is not None)
+
+    def _describe_failure(self, loss: float, first: int) -> str:
+        what = f"the loss is {loss}" if not math.isfinite(loss) else "the gradient is not finite"
+        pair_seed = getattr(self.pairs, "last_seed", None)
+        pair = "" if pair_seed is None else f", last of the pair of seed {pair_seed}"
+        return (
+            f"{what} at step {self.step} (seed {self.seed}, crops {first} to {self.drawn - 1}{pair}); "
+            f"{self.saved}; lower training.learning_rate and go on with --resume"
+        )
 
     def _update_average(self) -> None:
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))  # short memory at the start
@@ -251,24 +335,31 @@ class Trainer:
             for key, value in self.network.state_dict().items():
                 self.average[key].lerp_(value, 1 - decay)
 
+    def _record_step(self, monitor: Monitor | None, loss: float) -> None:
+        if monitor is not None:
+            facts = {
+                "loss": loss,
+                "learning_rate": self.optimiser.param_groups[0]["lr"],
+                "samples_per_second": self.samples_per_second,
+                "stall": self.stall,
+            }
+            monitor.record_step(self.step, facts)
+
     @torch.no_grad()
-    def _score(self) -> float:
-        """Mean correlation of the averaged network with the truth over central validation crops."""
-        current = {k: v.clone() for k, v in self.network.state_dict().items()}
-        self.network.load_state_dict(self.average)
-        scores = []
-        for pair in self.validation:
-            window = tuple(_central(n, self.network.multiple, 128) for n in pair.density.shape)
-            x = pair.tomogram[window].float()[None, None].to(self.device)
-            truth = pair.density[window].float().flatten()
-            guess = self.network(x).cpu().flatten()
-            scores.append(float(torch.corrcoef(torch.stack([guess, truth]))[0, 1].nan_to_num()))
-        self.network.load_state_dict(current)
-        return float(np.mean(scores))
-
-
-def _central(n: int, multiple: int, most: int) -> slice:
-    """The central part of an axis, a multiple long, at most ``most``."""
-    size = min(n, most) // multiple * multiple
-    start = (n - size) // 2
-    return slice(start, start + size)
+    def _score(self) -> tuple[dict[str, float], NDArray[np.uint8] | None]:
+        """Mean scores of the averaged network over validation crops, and the sections of the first."""
+        picture = None
+        sums = np.zeros((2, len(SCORES)))
+        for pair in self.validation[self.processes.rank :: self.processes.count]:
+            window = central_part(pair.density.shape, multiple=self.network.multiple)
+            x, truth = (v[window].float().cpu() for v in (pair.tomogram, pair.density))
+            with self._autocast():
+                given = (x[None, None].to(self.device),)
+                restored = torch.func.functional_call(self.network, self.average, given)
+            restored = restored[0, 0].float().cpu()  # scores want float64, which not every device has
+            if picture is None:
+                picture = draw_sections(x, restored, truth)
+            scores = np.array([score_restored(restored, truth, pair)[name] for name in SCORES])
+            sums += [np.nan_to_num(scores), ~np.isnan(scores)]
+        total = np.reshape(self.processes.add(sums.flatten().tolist()), sums.shape)
+        return dict(zip(SCORES, (total[0] / np.maximum(total[1], 1)).tolist(), strict=True)), picture

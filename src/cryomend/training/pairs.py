@@ -1,7 +1,7 @@
 """Simulated training pairs: specimen, acquisition, noise and reconstruction in a chain.
 
-A pair is what a user would restore (tomogram, protein dark, processed as users do) and the specimen it came from
-(potential in V, protein positive), voxel by voxel.
+A pair is what a user would restore (tomogram, protein dark, processed as users do) and the specimen it
+came from (potential in V, protein positive), voxel by voxel.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from cryomend.acquisition.acquire import acquire_signal_and_noise, specimen_area
 from cryomend.acquisition.exposure import Exposure, draw_exposure, draw_tilt_angles
 from cryomend.config import SimulationConfig, SpecimenConfig
 from cryomend.io import read_volume, write_json, write_volume
-from cryomend.mixing import blend_noise, measure_power
+from cryomend.mixing import blend_noise, measure_power, sample_rescaled
 from cryomend.specimen.build import Specimen, build_specimen
 from cryomend.specimen.macromolecule import Macromolecule
 from cryomend.training.processing import bin_density, draw_processing, tomogram_of
 
 __all__ = ["NoiseSampler", "Pair", "pair_paths", "read_pair", "simulate_pair", "write_pair"]
+
+_PROCESSING_BRANCH = 1  # beside the seed itself, which the specimen and the recording are drawn from
 
 NoiseSampler = Callable[[NDArray[Any], tuple[int, int], float, torch.Generator], Tensor]
 """(tilt_angles, (Y, X), pixel size in Å, generator) -> noise tilts of any scale and offset."""
@@ -79,9 +81,7 @@ def simulate_pair(
     rng = np.random.default_rng(seed)
     generator = torch.Generator(device=device or "cpu").manual_seed(seed)
     # from a branch of its own, so that the rest does not depend on how it is processed
-    processing = draw_processing(
-        config.processing, np.random.default_rng(np.random.SeedSequence(seed).spawn(1)[0])
-    )
+    processing = draw_processing(config.processing, np.random.default_rng([seed, _PROCESSING_BRANCH]))
     kind, specimen = _draw_specimen(
         config,
         rng,
@@ -94,8 +94,9 @@ def simulate_pair(
     exposure = _draw_exposure(config, rng, specimen, len(tilt_angles))
     solvent = float(rng.uniform(*config.solvent_variation))
     density = _with_unresolved(specimen, solvent, generator)
+    noise_of_pair = sample_noise if processing.factor == 1 else _refine(sample_noise, processing.factor)
     tilt_series, noise = _record_series(
-        density, tilt_angles, specimen.voxel_size, exposure, config, sample_noise, generator
+        density, tilt_angles, specimen.voxel_size, exposure, config, noise_of_pair, generator
     )
     tomogram = tomogram_of(
         tilt_series,
@@ -199,6 +200,22 @@ def _draw_exposure(
     return draw_exposure(
         config.acquisition, rng, thickness=thickness, tilts=tilts, pixel_size=specimen.voxel_size
     )
+
+
+def _refine(sample_noise: NoiseSampler | None, factor: int) -> NoiseSampler | None:
+    """Noise for finer pixels with the grain that it has at the voxel size to which they are binned."""
+    if sample_noise is None:
+        return None
+
+    def sample(
+        tilt_angles: NDArray[Any], shape: tuple[int, int], pixel_size: float, generator: torch.Generator
+    ) -> Tensor:
+        def draw(field: tuple[int, int]) -> Tensor:
+            return sample_noise(tilt_angles, field, pixel_size * factor, generator)
+
+        return sample_rescaled(draw, shape, factor=1 / factor)
+
+    return sample
 
 
 def _record_series(

@@ -8,12 +8,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from cryomend.fourier import filter_fourier, radial_frequency
+from cryomend.training.spline_kernel import sample_spline
 
 __all__ = ["rotate_crop", "rotated_side", "rotated_wedge_mask"]
 
@@ -37,7 +39,7 @@ def rotate_crop(crops: Tensor, rotation_zyx: NDArray[Any], *, side: int) -> Tens
     Parameters
     ----------
     crops : Tensor, shape (C, N, N, N)
-        Cubes that share the rotation; N at least 9.
+        Cubes of float32 that share the rotation.
     rotation_zyx : array, shape (3, 3)
         Output voxel ``p`` (ZYX from the centre) shows the input at ``rotation @ p``. Any orthogonal
         matrix.
@@ -46,32 +48,37 @@ def rotate_crop(crops: Tensor, rotation_zyx: NDArray[Any], *, side: int) -> Tens
 
     Returns
     -------
-    Tensor, shape (C, side, side, side)
+    Tensor of float32, shape (C, side, side, side)
+
+    Raises
+    ------
+    ValueError
+        If the turned cube is not inside.
 
     Notes
     -----
     With B the transform of the cubic B-spline, ``sinc(f)**4``, the coefficients are the voxels filtered
     along each axis by ``B(f) / sum_m B(f + m)**2``, without the corners beyond 0.65 cycles per voxel, which
-    no turned grid can hold. The 64 taps of a spline are eight trilinear look-ups
-    (Sigg and Hadwiger 2005, GPU Gems 2, chapter 20).
+    no turned grid can hold. An accelerator finds the 64 taps of a spline by eight trilinear look-ups (Sigg
+    and Hadwiger 2005, GPU Gems 2, chapter 20).
     """
+    matrix = np.ascontiguousarray(rotation_zyx, dtype=np.float32)
+    reach = (side - 1) / 2 * np.abs(matrix).sum(axis=1).max()
+    if reach > min((crops.shape[-1] - 1) / 2, crops.shape[-1] - 3):
+        raise ValueError(
+            f"a cube of {crops.shape[-1]} voxels is too small to be turned and cut to {side}; "
+            f"it needs {rotated_side(side)}"
+        )
+    # Mirrored faces give the spline its outermost taps, and the filter no opposite face.
     pad = min(_PAD, crops.shape[-1] - 1)
     padded = F.pad(crops[None], (pad,) * 6, mode="reflect")[0]
-    n = padded.shape[-1]
-    coefficients = filter_fourier(padded, _spline_gain(n).to(crops))[None]
-    axis = torch.arange(side, dtype=torch.float32, device=crops.device) - (side - 1) / 2
-    grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
-    turn = torch.as_tensor(rotation_zyx, dtype=torch.float32, device=crops.device)
-    weights, places = _paired_taps(grid @ turn.T + (n - 1) / 2)
-    result = torch.zeros(crops.shape[0], side, side, side, dtype=crops.dtype, device=crops.device)
-    for taps in itertools.product((0, 1), repeat=3):
-        at = torch.stack([places[tap][..., i] for i, tap in enumerate(taps)], dim=-1)
-        weight = math.prod((weights[tap][..., i] for i, tap in enumerate(taps)), start=torch.ones(()).to(at))
-        # grid_sample wants XYZ and, without align_corners, edges at ±1
-        where = ((at.flip(-1) + 0.5) * (2 / n) - 1)[None]
-        sampled = F.grid_sample(coefficients, where, mode="bilinear", align_corners=False)[0]
-        result += weight * sampled
-    return result
+    coefficients = filter_fourier(padded, _spline_gain(padded.shape[-1]).to(crops))
+    if crops.device.type != "cpu":
+        return _sample_in_pairs(coefficients, torch.from_numpy(matrix).to(crops), side)
+    turned = torch.empty(crops.shape[0], side, side, side)
+    for source, target in zip(coefficients, turned, strict=True):
+        sample_spline(source.contiguous().numpy(), matrix, target.numpy())
+    return turned
 
 
 def rotated_wedge_mask(
@@ -114,6 +121,22 @@ def _spline_gain(n: int) -> Tensor:
     radius = radial_frequency((n, n, n), half=True).double()
     keep = 0.5 + 0.5 * torch.cos(math.pi * ((radius - _KEPT[0]) / (_KEPT[1] - _KEPT[0])).clamp(0, 1))
     return (gain[:, None, None] * gain[:, None] * gain[: n // 2 + 1].clone() * keep).float()
+
+
+def _sample_in_pairs(coefficients: Tensor, matrix: Tensor, side: int) -> Tensor:
+    """`sample_spline` on any device: the 64 taps of a voxel are eight trilinear look-ups."""
+    n = coefficients.shape[-1]
+    axis = torch.arange(side, dtype=torch.float32, device=matrix.device) - (side - 1) / 2
+    grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
+    weights, places = _paired_taps(grid @ matrix.T + (n - 1) / 2)
+    turned = torch.zeros(coefficients.shape[0], side, side, side, device=matrix.device)
+    for taps in itertools.product((0, 1), repeat=3):
+        at = torch.stack([places[tap][..., i] for i, tap in enumerate(taps)], dim=-1)
+        weight = torch.stack([weights[tap][..., i] for i, tap in enumerate(taps)]).prod(0)
+        # grid_sample wants XYZ and, without align_corners, edges at ±1
+        where = ((at.flip(-1) + 0.5) * (2 / n) - 1)[None]
+        turned += weight * F.grid_sample(coefficients[None], where, align_corners=False)[0]
+    return turned
 
 
 def _paired_taps(position: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

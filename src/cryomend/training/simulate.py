@@ -36,9 +36,10 @@ def simulate_pairs(
     membrane_structures: Sequence[Macromolecule] = (),
     sample_noise: NoiseSampler | None = None,
     workers: int = 1,
+    device: torch.device | str | None = None,
     on_done: Callable[[int], None] = lambda done: None,
 ) -> list[str]:
-    """Simulate pairs ``SEED`` to ``SEED + count - 1``; those that stand complete are left alone.
+    """Simulate pairs ``SEED`` to ``SEED + count - 1`` on a device; those that stand complete are left alone.
 
     ``on_done`` is called with the number of pairs that stand, once before the first is made.
 
@@ -51,7 +52,7 @@ def simulate_pairs(
     todo = {n: s for n, s in names.items() if not pair_paths(directory, n)[2].exists()}
     done = itertools.count(count - len(todo))
     on_done(next(done))
-    shared = (config, directory, tuple(structures), tuple(membrane_structures), sample_noise)
+    shared = (config, directory, tuple(structures), tuple(membrane_structures), sample_noise, device)
     if workers <= 1:
         for name, one in todo.items():
             _simulate_one(name, one, *shared)
@@ -75,6 +76,7 @@ def _simulate_one(
     structures: tuple[Macromolecule, ...],
     membrane_structures: tuple[Macromolecule, ...],
     sample_noise: NoiseSampler | None,
+    device: torch.device | str | None,
 ) -> None:
     pair = simulate_pair(
         config,
@@ -82,6 +84,7 @@ def _simulate_one(
         structures=structures,
         membrane_structures=membrane_structures,
         sample_noise=sample_noise,
+        device=device,
     )
     if isinstance(sample_noise, noise_sampler):
         pair.record["noise"] |= {"model": sample_noise.path.name, "rescaled": sample_noise.rescale}
@@ -99,6 +102,7 @@ def simulate_to_folder(
     noise: Path | None = None,
     rescale_noise: bool = False,
     workers: int = 1,
+    device: torch.device | str | None = None,
     on_done: Callable[[int], None] = lambda done: None,
     on_notes: Callable[[list[str]], None] = lambda notes: None,
 ) -> None:
@@ -131,6 +135,7 @@ def simulate_to_folder(
         membrane_structures=find_structures(membrane_structures, only=config.structures, in_membrane=True),
         sample_noise=sampler,
         workers=workers,
+        device=device,
         on_done=on_done,
     )
 
