@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 
-.PHONY: demo test check bench bench-specimen bench-noise bench-reconstruction bench-training clean default-model
+.PHONY: demo test check bench bench-specimen bench-noise bench-reconstruction bench-training bench-ablation clean default-model
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -39,22 +39,23 @@ bench-reconstruction: $(VENV)/.installed
 bench-training: $(VENV)/.installed
 	$(BIN)/python benchmarks/training_throughput.py $(ARGS)
 
+bench-ablation: $(VENV)/.installed
+	$(BIN)/python benchmarks/ablation.py --work work/ablation $(ARGS)
+
 clean:
 	rm -rf $(VENV) demo
 
-# How the default model was made (docs/default-model.md); about two hours on two cores.
-RECIPE = --config configs/default-model.yaml
+# How a default model is made (docs/default-model.md): pairs without end, as long as MINUTES says.
+MINUTES ?= 60
+RECIPE = --config configs/default-model.yaml --seed 0
 SPECIES = $(if $(MAPS),--structures $(MAPS)) $(if $(MEMBRANE_MAPS),--membrane-structures $(MEMBRANE_MAPS))
-SIMULATE = $(BIN)/cryomend simulate $(RECIPE) $(SPECIES) --workers 2
+NOISES = $(if $(NOISE_STACK),--noise work/gaussian.safetensors work/spectral.safetensors work/wgan.safetensors)
 
 default-model: $(VENV)/.installed
 	mkdir -p work
-	$(SIMULATE) --count 260 --seed 0 -o work/pairs-1
-	$(SIMULATE) --count 200 --seed 1000 -o work/pairs-2
 ifdef NOISE_STACK
-	$(BIN)/cryomend noise extract $(NOISE_STACK) --patch 64 -o work/noise.h5
-	$(BIN)/cryomend noise fit work/noise.h5 --model spectral -o work/noise.safetensors
-	$(SIMULATE) --count 46 --seed 4000 --noise work/noise.safetensors -o work/pairs-2
+	$(BIN)/cryomend noise extract $(NOISE_STACK) $(if $(ANGLES),--tilt-angles $(ANGLES)) --patch 64 -o work/noise.h5
+	for kind in gaussian spectral wgan; do \
+	  $(BIN)/cryomend noise fit work/noise.h5 --model $$kind --max-minutes 15 -o work/$$kind.safetensors || exit 1; done
 endif
-	$(BIN)/cryomend train work/pairs-1 $(RECIPE) --max-minutes 48 -o work/first.safetensors
-	$(BIN)/cryomend train work/pairs-2 $(RECIPE) --start-from work/first.safetensors --max-minutes 15 -o work/default.safetensors
+	$(BIN)/cryomend train $(RECIPE) $(SPECIES) $(NOISES) $(if $(FROM),--from $(FROM)) --max-minutes $(MINUTES) -o work/default.safetensors

@@ -23,6 +23,7 @@ from cryomend.config import (
     StageConfig,
     StreamConfig,
     TrainingConfig,
+    UserConfig,
     list_mistakes,
     load_config,
     load_recipe,
@@ -41,6 +42,7 @@ MODELS = [
     SpecimenConfig,
     StreamConfig,
     TrainingConfig,
+    UserConfig,
 ]
 FILES = {
     "default-model.yaml": Recipe,

@@ -43,6 +43,16 @@ MembraneStructures = Annotated[
     list[str] | None, typer.Option(help="the same for proteins that stand in membranes, axis along Z")
 ]
 
+NoiseModels = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="noise model from `cryomend noise fit`; repeat it for several, of which each pair draws one"
+    ),
+]
+RescaleNoise = Annotated[
+    bool, typer.Option("--rescale-noise", help="resample it from its own pixel size to the simulation's")
+]
+
 
 @app.command()
 def specimen(
@@ -130,10 +140,8 @@ def simulate(
     count: Annotated[int, typer.Option(min=1, help="number of pairs")] = 1,
     structures: Structures = None,
     membrane_structures: MembraneStructures = None,
-    noise: Annotated[Path | None, typer.Option(help="noise model from `cryomend noise fit`")] = None,
-    rescale_noise: Annotated[
-        bool, typer.Option("--rescale-noise", help="resample it from its own pixel size to the simulation's")
-    ] = False,
+    noise: NoiseModels = None,
+    rescale_noise: RescaleNoise = False,
     workers: Annotated[int, typer.Option(min=1, help="pairs simulated at a time")] = 1,
     seed: Seed = 0,
     device: Device = "auto",
@@ -141,13 +149,14 @@ def simulate(
     """Make training pairs: specimen, acquisition, noise, what users do, and reconstruction in a chain."""
     from cryomend.config import load_recipe
     from cryomend.restoration.predict import choose_device
+    from cryomend.training.maker import Ingredients
     from cryomend.training.simulate import simulate_to_folder
 
     settings = load_recipe(config).simulation
+    given = Ingredients(structures or [], membrane_structures or [], noise or [], rescale_noise)
     with _progress_bar("simulating") as show:
         simulate_to_folder(
-            settings, output, count=count, seed=seed, structures=structures or [],
-            membrane_structures=membrane_structures or [], noise=noise, rescale_noise=rescale_noise,
+            settings, output, count=count, seed=seed, ingredients=given,
             workers=workers, device=choose_device(device), on_notes=_print_notes,
             on_done=lambda done: show(done / count, f"simulated {done} of {count}"),
         )  # fmt: skip
@@ -208,29 +217,78 @@ def reconstruct(
 
 @app.command()
 def train(
-    pairs: Annotated[list[Path], typer.Argument(help="folders written by `cryomend simulate`")],
     output: Annotated[Path, typer.Option("-o", "--output", help="model (safetensors)")],
+    pairs: Annotated[
+        list[Path] | None,
+        typer.Argument(help="folders written by `cryomend simulate`; without, pairs are made all the time"),
+    ] = None,
     config: ConfigFile = None,
-    start_from: Annotated[Path | None, typer.Option(help="model whose weights to begin with")] = None,
+    tilt_series: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--for", help="tilt series (MRC) whose noise, tilts and pixels to learn; several may follow"
+        ),
+    ] = None,
+    tilt_angles: Annotated[
+        list[Path] | None,
+        typer.Option(help="of --for: one list (.tlt, .mdoc) for all, or one each; else those beside them"),
+    ] = None,
+    pixel_size: Annotated[float | None, typer.Option(help="of --for, Å; replaces the headers'")] = None,
+    bin: Annotated[
+        float | None, typer.Option(help="of --for: voxels of the tomograms over pixels of the series")
+    ] = None,
+    structures: Structures = None,
+    membrane_structures: MembraneStructures = None,
+    noise: NoiseModels = None,
+    rescale_noise: RescaleNoise = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="processes that make pairs; 0: training itself does, on its device  [default: half of the "
+            "cores, on an accelerator 0]",
+        ),
+    ] = None,
+    start_from: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            "--start-from",
+            help="model whose weights to begin with: a name or a file  [default: none; with --for the one "
+            "that restore would take]",
+        ),
+    ] = None,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="with --for: begin with random weights")
+    ] = False,
     max_minutes: Annotated[float | None, typer.Option(min=0, help="wall-clock limit")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on from OUTPUT.checkpoint")] = False,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Train the restoration network on simulated pairs."""
-    from cryomend.config import load_recipe
+    """Train the restoration network: on pairs made meanwhile, on those of folders, or for tilt series."""
     from cryomend.restoration.predict import choose_device
-    from cryomend.training.distributed import is_first_process
-    from cryomend.training.files import train_from_folders
+    from cryomend.training.maker import Ingredients
+    from cryomend.training.series import UserSeries
+    from cryomend.training.user import train_as_asked
 
-    settings = load_recipe(config).training
-    with _training_progress() as show:
-        facts = train_from_folders(
-            pairs, output, config=settings, start_from=start_from, seed=seed, device=choose_device(device),
-            max_minutes=max_minutes, resume=resume, on_step=show,
+    given = Ingredients(structures or [], membrane_structures or [], noise or [], rescale_noise)
+    series = UserSeries(tilt_series or [], tilt_angles or [], pixel_size, bin)
+    with _training_progress() as (show_step, show):
+        facts = train_as_asked(
+            output, config=config, directories=pairs or [], series=series, ingredients=given, workers=workers,
+            start_from=start_from, from_scratch=from_scratch, max_minutes=max_minutes, resume=resume,
+            seed=seed, device=choose_device(device), on_step=show_step, on_progress=show,
+            on_notes=_print_notes,
         )  # fmt: skip
-    if is_first_process():
-        typer.echo(f"wrote {output}: validation correlation {facts['validation_correlation']}", err=True)
+    _print_trained(output, facts)
+
+
+def _print_trained(output: Path, facts: dict[str, Any]) -> None:
+    """Say what came of a training, in the first of its processes."""
+    if os.environ.get("RANK", "0") == "0":
+        made = [facts["stream"]] if "stream" in facts else []
+        _print_notes([*made, f"wrote {output}: validation correlation {facts['validation_correlation']}"])
 
 
 @contextmanager
@@ -258,8 +316,11 @@ def _progress_bar(what: str) -> Iterator[Callable[[float, str], None]]:
 
 
 @contextmanager
-def _training_progress() -> Iterator[Callable[[Any, float], None]]:
-    """Show step, smoothed loss, speed, stall, best validation score and time left on stderr."""
+def _training_progress() -> Iterator[tuple[Callable[[Any, float], None], Callable[[float, str], None]]]:
+    """Show step, smoothed loss, speed, stall, best validation score and time left on stderr.
+
+    Yields what to call after each step, and what sets the bar before the first.
+    """
     smooth: list[float] = []
     with _progress_bar("training") as show:
 
@@ -269,7 +330,7 @@ def _training_progress() -> Iterator[Callable[[Any, float], None]]:
             speed = f"{trainer.samples_per_second:.3g} samples/s, stall {trainer.stall:.0%}"
             show(trainer.progress, f"step {trainer.step}, loss {smooth[0]:.4f}, {speed}{best}")
 
-        yield on_step
+        yield on_step, show
 
 
 # ---- noise ----------------------------------------------------------------------------------------
@@ -421,21 +482,48 @@ def restore(
     ] = None,
     protein: Annotated[str, typer.Option(help="dark or bright in the input; kept in the output")] = "dark",
     voxel_size: Annotated[float | None, typer.Option(help="Å; replaces the header's")] = None,
-    model: Annotated[str, typer.Option(help="name of a bundled model, or a file")] = "default",
+    model: Annotated[
+        str | None,
+        typer.Option(help="fast, best or a file  [default: best on an accelerator, fast on a CPU]"),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
     batch_report: Annotated[Path | None, typer.Option(help="JSON: one record per input")] = None,
     report: Annotated[Path | None, typer.Option(help="HTML: pictures before and after, one input")] = None,
     average_along_y: Annotated[
         bool, typer.Option("--average-along-y", help="report: x-z pictures averaged along Y too")
     ] = False,
+    keep_measured: Annotated[
+        bool,
+        typer.Option(
+            "--keep-measured", help="where measured, the data by their signal-to-noise; network in the wedge"
+        ),
+    ] = False,
+    fill_only: Annotated[
+        bool, typer.Option("--fill-only", help="where measured, the data as they are; network in the wedge")
+    ] = False,
+    denoise_only: Annotated[
+        bool, typer.Option("--denoise-only", help="network where measured; the wedge left as it was")
+    ] = False,
+    even: Annotated[
+        Path | None, typer.Option(help="tomogram of one half, for --keep-measured (with --odd)")
+    ] = None,
+    odd: Annotated[Path | None, typer.Option(help="tomogram of the other half")] = None,
+    confidence: Annotated[
+        Path | None, typer.Option(help="MRC: one standard deviation over the contrast; costs 8 passes more")
+    ] = None,
 ) -> None:
     """Denoise tomograms and fill their missing wedge."""
     from cryomend.restoration.batch import restore_files
+    from cryomend.restoration.options import choose_options
 
+    options = choose_options(
+        keep_measured=keep_measured, fill_only=fill_only, denoise_only=denoise_only,
+        even=even, odd=odd, confidence=confidence,
+    )  # fmt: skip
     results = restore_files(
         inputs, output, tilt_range=tilt_range, tilt_angles_path=tilt_angles, protein=protein,
         voxel_size=voxel_size, model=model, device=device, batch_report=batch_report, report=report,
-        average_along_y=average_along_y,
+        average_along_y=average_along_y, options=options,
     )  # fmt: skip
     if any(result["status"] == "failed" for result in results):
         raise typer.Exit(1)
@@ -537,11 +625,14 @@ def main() -> None:
 
 def _spread(arguments: list[str]) -> list[str]:
     """Repeat an option that takes several values before each of them, as Click wants it."""
+    options = ["--structures", "--membrane-structures"]
+    if arguments[:1] == ["train"]:
+        options += ["--for", "--noise", "--tilt-angles"]
     spread: list[str] = []
     several = ""
     for argument in arguments:
         if argument.startswith("-"):
-            several = argument if argument in ("--structures", "--membrane-structures") else ""
+            several = argument if argument in options else ""
         elif several and spread[-1] != several:
             spread.append(several)
         spread.append(argument)

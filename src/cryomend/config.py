@@ -25,6 +25,7 @@ __all__ = [
     "StageConfig",
     "StreamConfig",
     "TrainingConfig",
+    "UserConfig",
     "dump_config",
     "find_preset",
     "list_mistakes",
@@ -444,6 +445,13 @@ class SimulationConfig(StageConfig):
         "counting noise, so that noise_share changes its kind and not its amount; grows: learned noise "
         "comes on top of all counting noise",
     )
+    noise_none_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="chance that a pair has counting noise alone although noise models are given; else it "
+        "draws one of them, each with the same chance",
+    )
     rescale_noise: bool = Field(
         False, description="resample a noise model's noise from its own pixel size to the simulation's"
     )
@@ -471,14 +479,25 @@ class StreamConfig(StageConfig):
         description="crops cut for every new pair; pairs then enter on schedule, equal seeds give equal runs "
         "and training waits for late ones; as many as the machine makes, without waiting, if None",
     )
+    folder_share: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="share of the crops that come from folders of pairs, where such are given; the stream "
+        "makes the others",
+    )
     validation_pairs: int = Field(
-        16, ge=0, description="pairs of seeds and structures that are never trained on"
+        8, ge=0, description="pairs of seeds and structures that are never trained on"
     )
     validation_kinds: tuple[str, ...] = Field(
         (), description="kinds of specimens for validation, which training never sees; all kinds if none"
     )
     validation_structures: float = Field(
-        0.15, ge=0, lt=1, description="share of the structures that only validation sees, chosen by name"
+        0.15,
+        ge=0,
+        lt=1,
+        description="share of the structures that only validation sees, chosen by name; 0: it has all, "
+        "in specimens of its own",
     )
 
 
@@ -554,12 +573,34 @@ class NoiseConfig(StageConfig):
     patience: int = Field(10, ge=1, description="scores without a better one before the training stops")
 
 
+class UserConfig(StageConfig):
+    """What `cryomend train --for` does with the noise of the user's tilt series."""
+
+    noise_model: Literal["wgan", "spectral", "gaussian"] | None = Field(
+        None,
+        description="wgan on an accelerator or where it has ten minutes, else spectral, if None; spectral "
+        "also where there are fewer than 64 patches",
+    )
+    noise_time_share: float = Field(
+        0.2, gt=0, lt=1, description="share of --max-minutes in which the noise may be learned"
+    )
+    noise_minutes: float = Field(
+        30.0, gt=0, description="longest learning of the noise, minutes, also without --max-minutes"
+    )
+    patches: tuple[Side, ...] = Field(
+        (64, 32),
+        min_length=1,
+        description="sides of noise patches to try, pixels of the final size, until there are 64 patches",
+    )
+
+
 class Recipe(StageConfig):
     """One file for `cryomend simulate` and `cryomend train`."""
 
     simulation: SimulationConfig = Field(default_factory=SimulationConfig, description="of the pairs")
     stream: StreamConfig = Field(default_factory=StreamConfig, description="of pairs made while training")
     training: TrainingConfig = Field(default_factory=TrainingConfig, description="of the network")
+    user: UserConfig = Field(default_factory=UserConfig, description="of training for given tilt series")
 
 
 Model = TypeVar("Model", bound=StageConfig)
@@ -622,12 +663,43 @@ def dump_config(config: StageConfig, *, comment: str = "") -> str:
     return head + text
 
 
-def load_recipe(path: str | Path | None) -> Recipe:
-    """Read the sections ``simulation`` and ``training`` of a YAML file; all defaults if None.
+def load_recipe(path: str | Path | None, *bases: dict[str, Any]) -> Recipe:
+    """Read the sections of a YAML file; all defaults if None.
+
+    Parameters
+    ----------
+    path : str or Path, optional
+        The file.
+    *bases : dict
+        Values for what it leaves out, option by option; later ones win. Kinds of specimens are replaced
+        all together.
+
+    Returns
+    -------
+    Recipe
 
     Raises
     ------
     ValueError
         As `load_config`.
     """
-    return load_config(Recipe, path)
+    if not bases:
+        return load_config(Recipe, path)
+    values: dict[str, Any] = {}
+    for given in (*bases, {} if path is None else _read_yaml(Path(path))):
+        values = _merge(values, given)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        if path is None:
+            raise
+        raise ValidationError.from_exception_data(str(path), error.errors()) from None  # type: ignore[arg-type]
+
+
+def _merge(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Options of ``over`` replace those of ``values``, section by section."""
+    merged = dict(values)
+    for name, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(name), dict) and name != "specimens"
+        merged[name] = _merge(merged[name], value) if both else value
+    return merged

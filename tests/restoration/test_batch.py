@@ -228,3 +228,25 @@ def test_real_microtubule_is_read_and_described(run_cli):
     result = run_cli("info", path)
     assert result.code == 0
     assert "36 x 206 x 94" in result.out and "10.52 Å" in result.out and "signed" in result.out
+
+
+def test_the_model_that_nobody_asked_for_is_said_with_the_reason(
+    tmp_path, tomogram_file, tiny_model, monkeypatch, run_cli
+):
+    from cryomend.restoration import model
+
+    (tmp_path / "models").mkdir()
+    monkeypatch.setattr(model, "_models_directory", lambda: tmp_path / "models")
+    (tmp_path / "models/default.safetensors").write_bytes(tiny_model.read_bytes())
+    command = ("restore", tomogram_file, "-o", tmp_path / "o.mrc", "--device", "cpu")
+    result = run_cli(*command, "--report", tmp_path / "page.html")
+    assert result.code == 0, result.err
+    assert "model fast (the default on a CPU), device cpu" in result.err
+    assert "fast (the default on a CPU)" in (tmp_path / "page.html").read_text()
+    named = run_cli(*command, "--model", "fast")
+    assert "model fast, device cpu" in named.err
+    refused = run_cli(*command, "--model", "best")
+    assert refused.code == 2
+    assert refused.err.strip() == (
+        "cryomend: this version does not come with the model 'best'; it has default, fast"
+    )

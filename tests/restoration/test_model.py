@@ -32,13 +32,13 @@ def test_path_is_loaded_and_named_by_its_stem(tiny_model):
 
 
 def test_unknown_name_lists_the_names(bundled):
-    with pytest.raises(InputError, match="unknown model 'third'; bundled models: default, second; or give"):
+    with pytest.raises(InputError, match="unknown model 'third'; bundled models: default, fast, second; or"):
         model.load_model("third")
 
 
 def test_missing_path_is_called_a_file(bundled, tmp_path):
     with pytest.raises(
-        InputError, match=r"model file .*a\.safetensors does not exist; .*\(default, second\)"
+        InputError, match=r"model file .*a\.safetensors does not exist; .*\(default, fast, second\)"
     ):
         model.load_model(tmp_path / "a.safetensors")
 
@@ -49,11 +49,45 @@ def test_description_puts_nested_values_on_one_line(tiny_model):
     assert described["voxel_size_range"] == "8.0, 12.0"
 
 
-def test_default_model_of_the_package_loads_and_is_small():
-    if "default" not in model.bundled_models():
-        pytest.skip("this tree holds no default model yet")
-    path = model.resolve_model("default")
-    assert path.stat().st_size <= 16e6
-    network, metadata = model.load_model("default")
-    assert metadata["voxel_size_range"][0] <= 10.0 <= metadata["voxel_size_range"][1]
-    assert network.multiple <= 16
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
+@pytest.mark.parametrize("files", [("default",), ("best",), ("default", "best")])
+def test_the_default_depends_on_the_device_and_on_what_is_there(
+    tmp_path, monkeypatch, tiny_model, device, files
+):
+    monkeypatch.setattr(model, "_models_directory", lambda: tmp_path)
+    for name in files:
+        (tmp_path / f"{name}.safetensors").write_bytes(tiny_model.read_bytes())
+    wanted = "fast" if device == "cpu" else "best"
+    there = {"default": "fast", "best": "best"}
+    choice = model.choose_model(None, device)
+    where = "a CPU" if device == "cpu" else device
+    if wanted in {there[name] for name in files}:
+        assert choice == model.ModelChoice(wanted, f"the default on {where}")
+    else:
+        assert choice.model == there[files[0]]
+        assert choice.why == f"{wanted} would be the default on {where}; this version does not have it"
+    assert model.load_model(choice.model)[1]["name"] == choice.model
+
+
+def test_a_model_that_is_named_is_taken_as_it_is(tmp_path):
+    assert model.choose_model("best", "cpu") == model.ModelChoice("best")
+    assert model.choose_model(tmp_path / "m.safetensors", "cuda").why == ""
+
+
+def test_a_released_model_that_is_missing_is_refused_and_the_others_are_named(bundled, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="does not come with the model 'best'; it has default, fast, second"):
+        model.resolve_model("best")
+    monkeypatch.setattr(model, "_models_directory", lambda: tmp_path / "none")
+    with pytest.raises(InputError, match="this installation holds no model"):
+        model.choose_model(None, "cpu")
+
+
+def test_models_of_the_package_load_and_are_small():
+    names = model.bundled_models()
+    if not names:
+        pytest.skip("this tree holds no model yet")
+    for name, path in names.items():
+        assert path.stat().st_size <= 16e6
+        network, metadata = model.load_model(name)
+        assert metadata["voxel_size_range"][0] <= 10.0 <= metadata["voxel_size_range"][1]
+        assert network.multiple <= 16

@@ -5,7 +5,8 @@ import pytest
 from cryomend.config import AcquisitionConfig, SimulationConfig, SpecimenConfig, TrainingConfig
 from cryomend.io import InputError
 from cryomend.network.weights import load_model
-from cryomend.training.files import _held_out, train_from_folders
+from cryomend.training.files import _held_out
+from cryomend.training.run import train_from_folders
 from cryomend.training.simulate import simulate_pairs
 
 CONFIG = SimulationConfig(

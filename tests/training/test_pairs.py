@@ -6,11 +6,12 @@ from cryomend.acquisition import acquire
 from cryomend.config import AcquisitionConfig, SimulationConfig, SpecimenConfig
 from cryomend.fourier import gaussian_lowpass
 from cryomend.specimen import procedural_macromolecule
+from cryomend.specimen.structure import find_structures
 from cryomend.training import pairs
 from cryomend.training.files import find_pairs
 from cryomend.training.pairs import read_pair, simulate_pair, write_pair
 from cryomend.training.processing import tomogram_of
-from cryomend.training.simulate import find_structures, simulate_pairs
+from cryomend.training.simulate import simulate_pairs
 
 SMALL = SpecimenConfig(shape=(32, 40, 40), slab_margin=(20.0, 40.0), mass_kda=(60.0, 300.0), species=(2, 2))
 CONFIG = SimulationConfig(

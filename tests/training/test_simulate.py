@@ -11,8 +11,8 @@ import torch
 from cryomend.config import SimulationConfig, SpecimenConfig
 from cryomend.fourier import gaussian_lowpass
 from cryomend.io import InputError
-from cryomend.training import simulate
-from cryomend.training.simulate import compare_pixels, noise_sampler
+from cryomend.training import learned_noise
+from cryomend.training.learned_noise import LearnedNoise, compare_pixels
 
 MODEL = Path("m.safetensors")
 RECIPE = """
@@ -34,8 +34,8 @@ def fitted(monkeypatch):
         white = torch.randn(len(tilt_angles), *shape, generator=generator)
         return gaussian_lowpass(white, 2.0, ndim=2) - gaussian_lowpass(white, 4.0, ndim=2) + 100
 
-    monkeypatch.setattr(simulate, "load_noise_model", lambda path, device="cpu": model)
-    monkeypatch.setattr(simulate, "sample_noise", sample_noise)
+    monkeypatch.setattr(learned_noise, "load_noise_model", lambda path, device="cpu": model)
+    monkeypatch.setattr(learned_noise, "sample_noise", sample_noise)
     return model
 
 
@@ -48,7 +48,7 @@ def mean_frequency(images, pixel_size):
 
 def draw(pixel_size, **how):
     generator = torch.Generator().manual_seed(0)
-    return noise_sampler(MODEL, **how)(np.zeros(6), (128, 160), pixel_size, generator)
+    return LearnedNoise(MODEL, **how)(np.zeros(6), (128, 160), pixel_size, generator)
 
 
 @pytest.mark.parametrize("pixel_size", [6.0, 3.0])

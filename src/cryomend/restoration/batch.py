@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from torch import nn
+from torch import Tensor, nn
 
 from cryomend import __version__
 from cryomend.io import (
@@ -26,7 +26,8 @@ from cryomend.io import (
     write_json,
     write_volume,
 )
-from cryomend.restoration.model import load_model
+from cryomend.restoration.model import choose_model, load_model
+from cryomend.restoration.options import Options, blend_file, check_options, write_confidence
 from cryomend.restoration.predict import choose_device, restore_tomogram
 
 __all__ = ["restore_files"]
@@ -57,6 +58,14 @@ class _Setting:
     protein: str
     report: Path | None
     average_along_y: bool
+    why_model: str = ""
+    options: Options = Options()
+
+    @property
+    def model_in_words(self) -> str:
+        """Name of the model and, where nobody asked for it, why it was taken."""
+        name = str(self.metadata["name"])
+        return f"{name} ({self.why_model})" if self.why_model else name
 
 
 def restore_files(
@@ -67,11 +76,12 @@ def restore_files(
     tilt_angles_path: PathLike | None = None,
     protein: str = "dark",
     voxel_size: float | None = None,
-    model: PathLike = "default",
+    model: PathLike | None = None,
     device: str = "auto",
     batch_report: PathLike | None = None,
     report: PathLike | None = None,
     average_along_y: bool = False,
+    options: Options | None = None,
 ) -> list[dict[str, Any]]:
     """Restore tomograms in MRC files and say on stderr what was understood and done.
 
@@ -93,8 +103,8 @@ def restore_files(
         Contrast of the inputs and of the results.
     voxel_size : float, optional
         Å; replaces what the headers say.
-    model : str or path-like
-        Name of a bundled model or a file.
+    model : str or path-like, optional
+        Name of a bundled model (``fast``, ``best``) or a file; as `choose_model` takes it if None.
     device : {"auto", "cpu", "cuda", "mps"}
         Where the network runs.
     batch_report : path-like, optional
@@ -103,6 +113,8 @@ def restore_files(
         HTML page with pictures of one input before and after.
     average_along_y : bool
         Average the x-z pictures of that page along Y.
+    options : Options, optional
+        What of the data is kept, and the confidence volume, as `choose_options` puts them together.
 
     Returns
     -------
@@ -127,11 +139,15 @@ def restore_files(
         _check_job(source, target, common_range, voxel_size)
         for source, target in zip(sources, targets, strict=True)
     ]
+    options = options or Options()
+    check_options(options, sources, targets, [job.tilt_range for job in jobs])
     chosen = choose_device(device)
-    network, metadata = load_model(model)
+    choice = choose_model(model, chosen)
+    network, metadata = load_model(choice.model)
     page = None if report is None else Path(report)
-    _check_places(targets, [Path(p) for p in (report, batch_report) if p is not None], Path(output))
-    setting = _Setting(network, metadata, chosen, protein, page, average_along_y)
+    beside = [Path(p) for p in (report, batch_report, options.confidence) if p is not None]
+    _check_places(targets, beside, Path(output))
+    setting = _Setting(network, metadata, chosen, protein, page, average_along_y, choice.why, options)
     return _run_jobs(jobs, setting, batch_report)
 
 
@@ -233,8 +249,8 @@ def _make_directory(directory: Path) -> None:
 def _run_jobs(jobs: list[_Job], setting: _Setting, batch_report: PathLike | None) -> list[dict[str, Any]]:
     """Restore file after file; the batch report is written even when the user interrupts."""
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    name = setting.metadata["name"]
-    console.print(f"model {name}, device {_device_in_words(setting.device)}, protein {setting.protein}")
+    where = _device_in_words(setting.device)
+    console.print(f"model {setting.model_in_words}, device {where}, protein {setting.protein}")
     results: list[dict[str, Any]] = []
     try:
         for job in jobs:
@@ -285,9 +301,10 @@ def _restore_file(job: _Job, setting: _Setting, console: Console) -> dict[str, A
             protein=setting.protein,
             device=setting.device,
             progress=progress,
-        ).numpy()
+        )
+    restored = _follow_options(job, before, restored, setting, console).numpy()
     seconds = time.monotonic() - started
-    label = f"cryomend {__version__} {setting.metadata['name']} restored"
+    label = f"cryomend {__version__} {setting.metadata['name']} {setting.options.label}"
     write_volume(job.target, restored, voxel_size=before.voxel_size, like=before, label=label)
     if setting.report is not None:
         from cryomend.evaluation.report import write_restoration_report  # brings matplotlib
@@ -304,6 +321,22 @@ def _restore_file(job: _Job, setting: _Setting, console: Console) -> dict[str, A
     return {"shape": before.data.shape, "voxel_size": before.voxel_size, "tilt_range": job.tilt_range}
 
 
+def _follow_options(
+    job: _Job, before: Volume, restored: Tensor, setting: _Setting, console: Console
+) -> Tensor:
+    """Write the confidence of what the network made, and give back what of the data it is joined with."""
+    options, model = setting.options, (setting.network, setting.metadata)
+    if options.confidence is not None:
+        with _progress(console, f"{job.source.name}, confidence") as progress:
+            write_confidence(
+                options, before, restored, model, protein=setting.protein, device=setting.device,
+                progress=progress, say=console.print,
+            )  # fmt: skip
+    if options.keep is None or job.tilt_range is None:
+        return restored
+    return blend_file(options, before, restored, tilt_range=job.tilt_range, say=console.print)
+
+
 def _inside_90(tilt_range: tuple[float, float] | None) -> tuple[float, float] | None:
     """Move a range that reaches 90 degrees just inside, where the tangent of the wedge is finite."""
     return None if tilt_range is None else (max(tilt_range[0], -89.9), min(tilt_range[1], 89.9))
@@ -317,7 +350,7 @@ def _provenance(job: _Job, before: Volume, setting: _Setting, seconds: float) ->
         "Voxel size": f"{before.voxel_size:g} Å",
         "Tilt range": _range_in_words(job.tilt_range),
         "Protein": setting.protein,
-        "Model": str(setting.metadata["name"]),
+        "Model": setting.model_in_words,
         "Device": _device_in_words(setting.device),
         "Time": f"{seconds:.1f} s",
         "Program": f"cryomend {__version__}",
@@ -345,7 +378,9 @@ def _say_what_was_understood(job: _Job, before: Volume, setting: _Setting, conso
 def _range_in_words(tilt_range: tuple[float, float] | None) -> str:
     """Write a tilt range, or what to do about its absence."""
     if tilt_range is None:
-        return "tilt range unknown (--tilt-range or --tilt-angles tells; only the report uses it)"
+        return (
+            "tilt range unknown (--tilt-range or --tilt-angles tells; the report and --keep-measured use it)"
+        )
     return f"tilt range {tilt_range[0]:g} to {tilt_range[1]:g} degrees"
 
 

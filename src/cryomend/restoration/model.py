@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from cryomend.io import InputError
 from cryomend.network import weights
 from cryomend.network.unet import RestorationUNet
 
-__all__ = ["bundled_models", "describe_model", "load_model", "resolve_model", "sample_tomogram"]
+__all__ = [
+    "ModelChoice",
+    "bundled_models",
+    "choose_model",
+    "describe_model",
+    "load_model",
+    "resolve_model",
+    "sample_tomogram",
+]
 
 _SUFFIX = ".safetensors"
+_FILES = {"fast": "default" + _SUFFIX, "best": "best" + _SUFFIX}  # a released model: its file
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Name or path of the model to use, and why it was taken; ``why`` is empty if the user named it."""
+
+    model: str
+    why: str = ""
 
 
 def _models_directory() -> Path:
@@ -22,8 +42,48 @@ def _models_directory() -> Path:
 
 
 def bundled_models() -> dict[str, Path]:
-    """List the models that come with the package: name to file."""
-    return {path.stem: path for path in sorted(_models_directory().glob("*" + _SUFFIX))}
+    """List the models that come with the package: name to file.
+
+    The released names are ``fast`` and ``best``, as far as this version has them; each file is also found
+    by its own name.
+    """
+    directory = _models_directory()
+    found = {path.stem: path for path in directory.glob("*" + _SUFFIX)}
+    found |= {name: directory / file for name, file in _FILES.items() if (directory / file).is_file()}
+    return dict(sorted(found.items()))
+
+
+def choose_model(name_or_path: str | os.PathLike[str] | None, device: torch.device | str) -> ModelChoice:
+    """Take the model that the user names, else ``best`` on an accelerator and ``fast`` on a CPU.
+
+    Parameters
+    ----------
+    name_or_path : str or path-like, optional
+        What the user asked for.
+    device : torch.device or str
+        Where it will run.
+
+    Returns
+    -------
+    ModelChoice
+        Where the default for the device is missing, the other with a word on it.
+
+    Raises
+    ------
+    InputError
+        If nothing was asked for and the installation has neither.
+    """
+    if name_or_path is not None:
+        return ModelChoice(os.fspath(name_or_path))
+    kind = torch.device(device).type
+    where = "a CPU" if kind == "cpu" else kind
+    wanted, other = ("fast", "best") if kind == "cpu" else ("best", "fast")
+    there = bundled_models()
+    if wanted in there:
+        return ModelChoice(wanted, f"the default on {where}")
+    if other in there:
+        return ModelChoice(other, f"{wanted} would be the default on {where}; this version does not have it")
+    raise InputError("this installation holds no model; install cryomend again, or give one with --model")
 
 
 def resolve_model(name_or_path: str | os.PathLike[str]) -> Path:
@@ -34,7 +94,8 @@ def resolve_model(name_or_path: str | os.PathLike[str]) -> Path:
     Raises
     ------
     InputError
-        If it is neither a bundled name nor a file; the message lists the names.
+        If it is neither a bundled name nor a file, or a released one that this version lacks; the message
+        lists the names.
     """
     text = os.fspath(name_or_path)
     bundled = bundled_models()
@@ -44,6 +105,8 @@ def resolve_model(name_or_path: str | os.PathLike[str]) -> Path:
     if path.exists():
         return path
     names = ", ".join(bundled) or "none in this installation"
+    if text in _FILES:
+        raise InputError(f"this version does not come with the model {text!r}; it has {names}")
     if path.suffix == _SUFFIX or len(path.parts) > 1:
         raise InputError(f"model file {text} does not exist; give another or a bundled model ({names})")
     raise InputError(f"unknown model {text!r}; bundled models: {names}; or give a .safetensors file")
@@ -71,7 +134,8 @@ def load_model(name_or_path: str | os.PathLike[str] = "default") -> tuple[Restor
     """
     path = resolve_model(name_or_path)
     network, metadata = weights.load_model(path)
-    return network, {"name": path.stem} | metadata
+    asked = os.fspath(name_or_path)
+    return network, {"name": asked if asked in bundled_models() else path.stem} | metadata
 
 
 def sample_tomogram() -> Path:

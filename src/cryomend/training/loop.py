@@ -26,7 +26,7 @@ from cryomend.training.monitor import Monitor
 from cryomend.training.sampling import PairSource, draw_batch
 from cryomend.training.validate import SCORES, central_part, draw_sections, score_restored
 
-__all__ = ["Trainer", "autocast_dtype", "learning_rate", "network_arguments"]
+__all__ = ["Trainer", "autocast_dtype", "learning_rate", "network_arguments", "read_run"]
 
 _RECENT = 50  # steps over which speed and stall are averaged
 
@@ -41,6 +41,25 @@ def learning_rate(progress: float, step: int, config: TrainingConfig) -> float:
     """Linear warm-up over the first steps, then a half cosine to zero at ``progress`` 1."""
     warm = min(1.0, (step + 1) / max(config.warm_up, 1))
     return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
+
+
+def read_run(path: Path, config: TrainingConfig) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """Read the checkpoint of a run, its states and facts.
+
+    Raises
+    ------
+    cryomend.io.InputError
+        If the file is no checkpoint, or one of another network than the configuration asks for.
+    """
+    states, facts = read_checkpoint(path)
+    theirs = network_arguments(TrainingConfig(**facts["config"]))
+    ours = network_arguments(config)
+    if theirs != ours:
+        raise InputError(
+            f"{path}: checkpoint of a network {theirs}, the configuration asks for {ours}; "
+            "use the same or leave out --resume"
+        )
+    return states, facts
 
 
 def autocast_dtype(precision: str, device: torch.device | str) -> torch.dtype | None:
@@ -280,14 +299,7 @@ class Trainer:
         cryomend.io.InputError
             If the file is no checkpoint, or one of another network.
         """
-        states, facts = read_checkpoint(path)
-        theirs = network_arguments(TrainingConfig(**facts["config"]))
-        ours = network_arguments(self.config)
-        if theirs != ours:
-            raise InputError(
-                f"{path}: checkpoint of a network {theirs}, the configuration asks for {ours}; "
-                "use the same or leave out --resume"
-            )
+        states, facts = read_run(path, self.config)
         self.network.load_state_dict(states["net"])
         self.average = {k: v.to(self.device) for k, v in states["avg"].items()}
         self.best = {k: v.to(self.device) for k, v in states["best"].items()}

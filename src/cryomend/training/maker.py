@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,10 +15,12 @@ from cryomend import __version__
 from cryomend.config import SimulationConfig
 from cryomend.io import InputError
 from cryomend.specimen.macromolecule import Macromolecule
+from cryomend.specimen.structure import find_structures
 from cryomend.training.crops import PreparedPair, prepare_pair
+from cryomend.training.learned_noise import find_noise
 from cryomend.training.pairs import NoiseSampler, simulate_pair
 
-__all__ = ["PairMaker", "hold_out", "pair_seed", "split_structures"]
+__all__ = ["Ingredients", "PairMaker", "hold_out", "pair_seed", "split_structures"]
 
 _BRANCHES = {"training": 0, "validation": 1}
 
@@ -58,7 +61,7 @@ def split_structures(
     structures : sequence of Macromolecule
         All there are.
     share : float
-        To be held out, 0 to 1; at least one name if it is above 0 and there are two.
+        To be held out, 0 to 1; at least one name if it is above 0 and there are two, never the only one.
 
     Returns
     -------
@@ -71,7 +74,7 @@ def split_structures(
 
     places = [place(s.name) for s in structures]
     limit = share
-    if share > 0 and len(set(places)) > 1:  # one on each side at least
+    if share > 0 and places:  # one on each side at least, and the only one in training
         ordered = sorted(set(places))
         limit = min(max(share, math.nextafter(ordered[0], 2)), ordered[-1])
     held = [p < limit for p in places]
@@ -88,7 +91,7 @@ class PairMaker:
     config: SimulationConfig
     structures: tuple[Macromolecule, ...] = ()
     membrane_structures: tuple[Macromolecule, ...] = ()
-    sample_noise: NoiseSampler | None = None
+    sample_noise: NoiseSampler | tuple[NoiseSampler, ...] | None = None
 
     def make(self, seed: int, device: torch.device | str | None = None) -> PreparedPair:
         """Simulate the pair of a seed and prepare it for the network."""
@@ -110,8 +113,41 @@ class PairMaker:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class Ingredients:
+    """Files and identifiers that pairs are to be made from, as a user names them.
+
+    ``structures`` and ``membrane_structures`` go to `find_structures`, ``noise`` (model files) and
+    ``rescale_noise`` to `find_noise`.
+    """
+
+    structures: Sequence[str | Path] = ()
+    membrane_structures: Sequence[str | Path] = ()
+    noise: Sequence[Path] = ()
+    rescale_noise: bool = False
+
+    def find(self, config: SimulationConfig) -> tuple[PairMaker, list[str]]:
+        """Read them; also what the user should know, one line each.
+
+        Raises
+        ------
+        cryomend.io.InputError
+            If something is missing or of another kind.
+        """
+        noise, notes = find_noise(self.noise, config, rescale=self.rescale_noise)
+        only = config.structures
+        return PairMaker(
+            config,
+            tuple(find_structures(self.structures, only=only)),
+            tuple(find_structures(self.membrane_structures, only=only, in_membrane=True)),
+            noise or None,
+        ), notes
+
+
 def hold_out(maker: PairMaker, *, kinds: Sequence[str], share: float) -> tuple[PairMaker, PairMaker]:
-    """Part what pairs are made from into training and validation, which have no given structure in common.
+    """Part what pairs are made from into training and validation.
+
+    They have no given structure in common, unless ``share`` is 0: then both have all.
 
     Parameters
     ----------
@@ -139,7 +175,8 @@ def hold_out(maker: PairMaker, *, kinds: Sequence[str], share: float) -> tuple[P
         )
     if kinds and set(kinds) == set(specimens):
         raise InputError("stream.validation_kinds: names all kinds of specimens; leave some for training")
-    structures = [split_structures(s, share=share) for s in (maker.structures, maker.membrane_structures)]
+    given = (maker.structures, maker.membrane_structures)
+    structures = [split_structures(s, share=share) if share > 0 else (s, s) for s in given]
     makers = []
     for part in (0, 1):
         named = {k: v for k, v in specimens.items() if not kinds or (k in kinds) == bool(part)}

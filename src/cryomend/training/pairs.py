@@ -27,7 +27,8 @@ from cryomend.training.processing import bin_density, draw_processing, tomogram_
 
 __all__ = ["NoiseSampler", "Pair", "pair_paths", "read_pair", "simulate_pair", "write_pair"]
 
-_PROCESSING_BRANCH = 1  # beside the seed itself, which the specimen and the recording are drawn from
+# beside the seed itself, which the specimen and the recording are drawn from
+_PROCESSING_BRANCH, _NOISE_BRANCH = 1, 2
 
 NoiseSampler = Callable[[NDArray[Any], tuple[int, int], float, torch.Generator], Tensor]
 """(tilt_angles, (Y, X), pixel size in Å, generator) -> noise tilts of any scale and offset."""
@@ -49,7 +50,7 @@ def simulate_pair(
     seed: int,
     structures: Sequence[Macromolecule] = (),
     membrane_structures: Sequence[Macromolecule] = (),
-    sample_noise: NoiseSampler | None = None,
+    sample_noise: NoiseSampler | Sequence[NoiseSampler] | None = None,
     device: torch.device | str | None = None,
 ) -> Pair:
     """Draw one specimen, record it and reconstruct it.
@@ -62,8 +63,9 @@ def simulate_pair(
         Equal seeds give equal pairs.
     structures, membrane_structures : sequence of Macromolecule
         Species beside the procedural ones.
-    sample_noise : callable, optional
-        Learned noise; it makes ``config.noise_share`` of the noise power of every tilt.
+    sample_noise : callable or sequence of them, optional
+        Learned noise; it makes ``config.noise_share`` of the noise power of every tilt. The pair draws one
+        of several, or none with the chance ``config.noise_none_share``.
     device : torch.device or str, optional
         Where it runs.
 
@@ -94,9 +96,15 @@ def simulate_pair(
     exposure = _draw_exposure(config, rng, specimen, len(tilt_angles))
     solvent = float(rng.uniform(*config.solvent_variation))
     density = _with_unresolved(specimen, solvent, generator)
-    noise_of_pair = sample_noise if processing.factor == 1 else _refine(sample_noise, processing.factor)
+    learned = _choose_noise(sample_noise, config, np.random.default_rng([seed, _NOISE_BRANCH]))
     tilt_series, noise = _record_series(
-        density, tilt_angles, specimen.voxel_size, exposure, config, noise_of_pair, generator
+        density,
+        tilt_angles,
+        specimen.voxel_size,
+        exposure,
+        config,
+        learned if processing.factor == 1 else _refine(learned, processing.factor),
+        generator,
     )
     tomogram = tomogram_of(
         tilt_series,
@@ -114,7 +122,7 @@ def simulate_pair(
         "tilt_range": [float(tilt_angles.min()), float(tilt_angles.max())],
         "tilt_angles": tilt_angles.tolist(),
         "exposure": exposure.record(),
-        "noise": noise,
+        "noise": noise | _describe_noise(learned),
         "processing": processing.record(),
         "solvent_variation": solvent,
         "species": sorted({p.species.name for p in specimen.placements}),
@@ -177,17 +185,18 @@ def _draw_specimen(
     kinds = config.specimens or {"default": SpecimenConfig()}
     kind = str(rng.choice(sorted(kinds)))
     chosen = kinds[kind]
-    voxel_size = chosen.voxel_size
+    voxel_size, margins = chosen.voxel_size, chosen.slab_margin
     if config.voxel_size is not None:
         # evenly in its logarithm: between 5 and 6 Å there is as much to learn as between 15 and 18
         low, high = np.log(config.voxel_size)
         voxel_size = float(np.exp(rng.uniform(low, high)))
-    # in fine voxels a few planes are thinner than the free ice that a kind asks for: half is left to it
-    most = 0.25 * chosen.shape[0] * voxel_size
+        # in fine voxels a few planes are thinner than the free ice that a kind asks for: half is left to it
+        most = 0.25 * chosen.shape[0] * voxel_size
+        margins = (min(margins[0], most), min(margins[1], most))
     changes: dict[str, Any] = {
         "voxel_size": voxel_size / finer,
         "shape": tuple(n * finer for n in chosen.shape),
-        "slab_margin": tuple(min(margin, most) for margin in chosen.slab_margin),
+        "slab_margin": margins,
     }
     return kind, build_specimen(chosen.model_copy(update=changes), rng=rng, **how)
 
@@ -200,6 +209,22 @@ def _draw_exposure(
     return draw_exposure(
         config.acquisition, rng, thickness=thickness, tilts=tilts, pixel_size=specimen.voxel_size
     )
+
+
+def _choose_noise(
+    given: NoiseSampler | Sequence[NoiseSampler] | None, config: SimulationConfig, rng: np.random.Generator
+) -> NoiseSampler | None:
+    """The learned noise of one pair, if it has any."""
+    choices = [given] if callable(given) else list(given or ())
+    if not choices or rng.random() < config.noise_none_share:
+        return None
+    return choices[int(rng.integers(len(choices)))]
+
+
+def _describe_noise(learned: NoiseSampler | None) -> dict[str, Any]:
+    """What learned noise says about itself, if it does."""
+    record = getattr(learned, "record", None)
+    return {} if record is None else record()
 
 
 def _refine(sample_noise: NoiseSampler | None, factor: int) -> NoiseSampler | None:

@@ -1,0 +1,218 @@
+"""What a user may ask for beside the plain restoration of a file: checked before, carried out after it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cryomend import __version__
+from cryomend.io import InputError, Volume, read_volume, write_volume
+from cryomend.restoration.confidence import N_PASSES, confidence_factor, estimate_uncertainty
+from cryomend.restoration.measured import (
+    BLEND_VOLUMES,
+    SpectralWeight,
+    blend_measured,
+    weight_from_halves,
+    weight_from_tomogram,
+)
+from cryomend.restoration.standardise import robust_mean_std
+
+__all__ = ["Options", "blend_file", "check_options", "choose_options", "write_confidence"]
+
+PathLike = str | os.PathLike[str]
+Say = Callable[[str], None]
+_FLAGS = {"measured": "--keep-measured", "fill": "--fill-only", "denoise": "--denoise-only"}
+_WORDS = {
+    "measured": "data weighted by their signal-to-noise where measured, network in the wedge",
+    "fill": "data as they are where measured, network in the wedge",
+    "denoise": "network where measured, wedge as it was",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """``keep`` is a word of `blend_measured` or None; the others are files or None."""
+
+    keep: str | None = None
+    even: Path | None = None
+    odd: Path | None = None
+    confidence: Path | None = None
+
+    @property
+    def label(self) -> str:
+        """What the header of the result says was done."""
+        return "restored" if self.keep is None else f"restored {_FLAGS[self.keep]}"
+
+
+def choose_options(
+    *,
+    keep_measured: bool = False,
+    fill_only: bool = False,
+    denoise_only: bool = False,
+    even: Path | None = None,
+    odd: Path | None = None,
+    confidence: Path | None = None,
+) -> Options:
+    """Put the options of the command line together.
+
+    Raises
+    ------
+    InputError
+        If they contradict each other.
+    """
+    asked = dict(zip(_FLAGS, (keep_measured, fill_only, denoise_only), strict=True))
+    chosen = [keep for keep, there in asked.items() if there]
+    if len(chosen) > 1:
+        raise InputError(f"give {' or '.join(_FLAGS[keep] for keep in chosen)}, not both")
+    if (even is None) != (odd is None):
+        missing = "--odd" if odd is None else "--even"
+        raise InputError(f"halves come in pairs: give {missing} too")
+    if even is not None and not keep_measured:
+        raise InputError("--even and --odd tell the signal-to-noise for --keep-measured; give it too")
+    return Options(chosen[0] if chosen else None, even, odd, confidence)
+
+
+def check_options(
+    options: Options,
+    sources: Sequence[Path],
+    targets: Sequence[Path],
+    tilt_ranges: Sequence[tuple[float, float] | None],
+) -> None:
+    """See that the options fit the files, before any work.
+
+    Raises
+    ------
+    InputError
+        If a tilt range is missing, several inputs share what belongs to one, the halves cannot be read
+        or a result would overwrite another file.
+    """
+    for source, tilt_range in zip(sources, tilt_ranges, strict=True):
+        if options.keep is not None and tilt_range is None:
+            raise InputError(
+                f"{_FLAGS[options.keep]} needs to know what was measured of {source}; give --tilt-range MIN MAX "
+                "or --tilt-angles FILE"
+            )
+    if len(sources) > 1 and options.confidence is not None:
+        raise InputError("--confidence writes one volume; give one input or leave it out")
+    if len(sources) > 1 and options.even is not None:
+        raise InputError("--even and --odd are the halves of one tomogram; give one input or leave them out")
+    named = [path for path in (*sources, *targets, options.even, options.odd) if path is not None]
+    if options.confidence is not None and options.confidence.resolve() in {p.resolve() for p in named}:
+        raise InputError(f"--confidence {options.confidence} would overwrite another file; choose another")
+    if options.even is not None and options.odd is not None:
+        read_halves(options.even, options.odd, read_volume(sources[0], voxel_size=1.0))
+
+
+def read_halves(even: Path, odd: Path, whole: Volume) -> tuple[Tensor, Tensor]:
+    """Read two halves of the shape of the whole.
+
+    Raises
+    ------
+    InputError
+        If they cannot be read, have another shape, or are the same file.
+    """
+    if even.resolve() == odd.resolve():
+        raise InputError(f"--even and --odd are both {even}; give the two halves")
+    halves = []
+    for path in (even, odd):
+        # the header's voxel size does not matter: the correlation is in voxels
+        half = read_volume(path, voxel_size=1.0)
+        if half.data.shape != whole.data.shape:
+            found, wanted = (" x ".join(map(str, v.data.shape)) for v in (half, whole))
+            raise InputError(f"{path} has {found} voxels, {whole.path} has {wanted}; give its two halves")
+        halves.append(torch.from_numpy(half.data))
+    return halves[0], halves[1]
+
+
+def blend_file(
+    options: Options, before: Volume, restored: Tensor, *, tilt_range: tuple[float, float], say: Say
+) -> Tensor:
+    """Join a file's data and its restoration as asked.
+
+    Raises
+    ------
+    InputError
+        If the restoration does not agree with the data.
+    """
+    if options.keep is None:
+        return restored
+    data = torch.from_numpy(before.data)
+    gibibytes = BLEND_VOLUMES * 4 * data.numel() / 2**30
+    say(f"{before.path}: {_WORDS[options.keep]}; needs about {gibibytes:.1f} GiB of memory")
+    weight = _weigh(options, before, tilt_range, say) if options.keep == "measured" else None
+    try:
+        blended, scale = blend_measured(
+            data, restored, tilt_range=tilt_range, keep=options.keep, weight=weight
+        )
+    except ValueError as error:
+        raise InputError(f"{before.path}: {error}") from error
+    say(f"{before.path}: network scaled by {scale:.3f} to the data")
+    return blended
+
+
+def _weigh(options: Options, before: Volume, tilt_range: tuple[float, float], say: Say) -> SpectralWeight:
+    """Find the signal-to-noise from the halves if there are any, and say where half of the weight is left."""
+    if options.even is not None and options.odd is not None:
+        source = "the halves"
+        weight = weight_from_halves(*read_halves(options.even, options.odd, before), tilt_range=tilt_range)
+    else:
+        source = "the quiet places of the tomogram (--even and --odd give a better one)"
+        weight = weight_from_tomogram(torch.from_numpy(before.data), tilt_range=tilt_range)
+    below = (weight.values < 0.5).nonzero()
+    first = int(below[0]) if len(below) else len(weight.values) - 1
+    reach = f"{weight.side * before.voxel_size / first:.0f} Å" if first > 0 else "no frequency"
+    say(f"{before.path}: signal-to-noise from {source}; 1 at {reach}")
+    return weight
+
+
+def write_confidence(
+    options: Options,
+    before: Volume,
+    restored: Tensor,
+    model: tuple[nn.Module, dict[str, Any]],
+    *,
+    protein: str,
+    device: torch.device,
+    progress: Callable[[int, int], None],
+    say: Say,
+) -> None:
+    """Write the uncertainty of a restoration over its contrast (standard deviation, outliers left out).
+
+    Raises
+    ------
+    InputError
+        If the restoration has no contrast or the place cannot be written.
+    """
+    if options.confidence is None:
+        return
+    factor = confidence_factor(*model)
+    say(f"{before.path}: confidence, {N_PASSES} more passes of the network")
+    if factor is None:
+        say(
+            f"warning: nobody has calibrated the confidence of {model[1]['name']}; it is the bare disagreement"
+        )
+    try:
+        contrast = robust_mean_std(restored)[1]
+    except ValueError as error:
+        raise InputError(
+            f"{before.path}: the restoration is flat, so there is no confidence to tell"
+        ) from error
+    deviation = estimate_uncertainty(
+        torch.from_numpy(before.data), model[0], factor=factor or 1.0, protein=protein, device=device,
+        progress=progress,
+    )  # fmt: skip
+    label = f"cryomend {__version__} {model[1]['name']} 1 sigma / contrast"
+    write_volume(
+        options.confidence,
+        deviation.div_(contrast).numpy(),
+        voxel_size=before.voxel_size,
+        like=before,
+        label=label,
+    )
+    say(f"wrote {options.confidence}")
