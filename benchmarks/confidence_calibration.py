@@ -3,9 +3,10 @@
     python benchmarks/confidence_calibration.py [--model fast] [--tomograms 4] [--write]
 
 One factor per model turns the network's disagreement into one standard deviation: the 68.3 % quantile of
-|error| / disagreement. It is tested on tomograms that it was not taken from: every tomogram is left out once. The
-truth is brought to the grey levels of the restoration by the straight line of least squares (truth on
-restoration). With --write the factor of all tomograms goes into the package's table, by the digest of the weights.
+|error| / disagreement. It is tested on tomograms that it was not taken from: every tomogram is left out
+once. The truth is brought to the grey levels of the restoration by the straight line of least squares
+(truth on restoration). With --write the factor of all tomograms goes into the package's table, by the
+digest of the weights.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from cryomend.config import SimulationConfig, load_config
 from cryomend.restoration.confidence import estimate_uncertainty, network_digest
 from cryomend.restoration.model import load_model
 from cryomend.restoration.predict import choose_device, restore_tomogram
+from cryomend.specimen import find_structures
 from cryomend.training.pairs import simulate_pair
 
 HERE = Path(__file__).resolve().parent
@@ -41,6 +43,10 @@ def main() -> None:
         kind, error, deviation = score(network, config, n, options)
         cases.append((kind, error, deviation))
         print(f"{kind}: factor of its own {factor_of([(kind, error, deviation)]):.2f}", flush=True)
+    if options.voxels:
+        np.savez(
+            options.voxels, **{f"{q}{n}": c[i] for n, c in enumerate(cases) for i, q in ((1, "e"), (2, "d"))}
+        )
     print_reliability(cases)
     factor = factor_of(cases)
     print(f"factor of all: {factor:.3f}, model {network_digest(network)}")
@@ -53,10 +59,12 @@ def parse_options() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", default="fast")
+    parser.add_argument("--structures", type=Path, action="append", default=[], help="else procedural ones")
     parser.add_argument("--config", type=Path, default=HERE.parent / "configs" / "held-out.yaml")
     parser.add_argument("--tomograms", type=int, default=4, help="the kinds of the configuration in turn")
     parser.add_argument("--shape", type=int, nargs=3, default=(64, 96, 96), help="voxels (Z, Y, X)")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--voxels", type=Path, help="errors and disagreements (NPZ)")
     parser.add_argument("--write", action="store_true", help="into the package's table")
     return parser.parse_args()
 
@@ -67,13 +75,15 @@ def score(
     """Kind of specimen, error and disagreement of the voxels of one tomogram."""
     kind = sorted(config.specimens)[n % len(config.specimens)]
     specimen = config.specimens[kind].model_copy(update={"shape": tuple(options.shape)})
-    one = config.model_copy(update={"specimens": {kind: specimen}, "structures": None})
-    pair = simulate_pair(one, seed=FIRST_SEED + n)
+    one = config.model_copy(update={"specimens": {kind: specimen}})
+    structures = find_structures(options.structures, only=config.structures)
+    pair = simulate_pair(one, seed=FIRST_SEED + n, structures=structures)
     device = choose_device(options.device)
     restored = restore_tomogram(pair.tomogram, network, device=device)
     deviation = estimate_uncertainty(pair.tomogram, network, device=device)
     error = restored - match(pair.density, restored)
-    return f"{n + 1} {kind}", inner(error), inner(deviation)
+    contrast = float(restored.std())
+    return f"{n + 1} {kind}", inner(error) / contrast, inner(deviation) / contrast
 
 
 def match(truth: Tensor, restored: Tensor) -> Tensor:
@@ -99,9 +109,7 @@ def factor_of(cases: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> float:
 
 def print_reliability(cases: Sequence[tuple[str, np.ndarray, np.ndarray]]) -> None:
     """Print, as Markdown, the share of voxels within 1 and 2 sigma with the factor of the other tomograms."""
-    print(
-        "| left out | factor of the others | within 1 sigma | within 2 sigma | by fifth of sigma, low to high |"
-    )
+    print("| left out | factor of the others | in 1 sigma | in 2 sigma | in 1 sigma, by fifth of sigma |")
     print("|---" * 5 + "|")
     shares = []
     for n, (kind, error, deviation) in enumerate(cases):

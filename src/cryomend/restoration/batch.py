@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ class _Setting:
     report: Path | None
     average_along_y: bool
     why_model: str = ""
-    options: Options = Options()
+    options: Options = field(default_factory=Options)
 
     @property
     def model_in_words(self) -> str:
@@ -295,14 +295,14 @@ def _restore_file(job: _Job, setting: _Setting, console: Console) -> dict[str, A
     _say_what_was_understood(job, before, setting, console)
     started = time.monotonic()
     with _progress(console, job.source.name) as progress:
-        restored = restore_tomogram(
+        answer = restore_tomogram(
             torch.from_numpy(before.data),
             setting.network,
             protein=setting.protein,
             device=setting.device,
             progress=progress,
         )
-    restored = _follow_options(job, before, restored, setting, console).numpy()
+    restored = _follow_options(job, before, answer, setting, console).numpy()
     seconds = time.monotonic() - started
     label = f"cryomend {__version__} {setting.metadata['name']} {setting.options.label}"
     write_volume(job.target, restored, voxel_size=before.voxel_size, like=before, label=label)

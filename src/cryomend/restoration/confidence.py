@@ -24,8 +24,8 @@ from cryomend.restoration.standardise import robust_mean_std
 
 __all__ = ["N_PASSES", "confidence_factor", "estimate_uncertainty", "network_digest"]
 
-# Every combination of mirrors in Z, Y and X: among them are the 180 degree turns about the tilt axis (Z and X) and
-# the beam (Y and X). Each goes with a shift (voxels) of its own: odd ones show the network's lattice.
+# Every combination of mirrors in Z, Y and X: among them are the 180 degree turns about the tilt axis (Z and
+# X) and the beam (Y and X). Each goes with a shift (voxels) of its own: odd ones show the network's lattice.
 _FLIPS = tuple(itertools.product((False, True), repeat=3))
 _SHIFTS = ((0, 0, 0), (1, 2, 3), (3, 1, 2), (2, 3, 1), (-1, -2, -3), (-3, -1, -2), (-2, -3, -1), (3, -3, 1))
 N_PASSES = len(_FLIPS)
@@ -44,9 +44,9 @@ def estimate_uncertainty(
 ) -> Tensor:
     """Estimate how far a restoration may be from the truth, voxel by voxel.
 
-    Every tile goes through the network eight times, under all mirrors in Z, Y and X and small shifts, and back;
-    mean and sum of squared deviations are accumulated (Welford), so no more than one tile is held eight-fold.
-    The variance is averaged over 5 voxels a side, and tiles are blended as those of the restoration.
+    Every tile goes through the network eight times, under all mirrors in Z, Y and X and small shifts, and
+    back; mean and sum of squared deviations are accumulated (Welford), so the memory does not grow with the
+    passes. The variance is averaged over 5 voxels a side, and tiles are blended as those of the restoration.
 
     Parameters
     ----------

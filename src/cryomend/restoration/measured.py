@@ -33,6 +33,7 @@ _SLAB_VOXELS = 2**22  # Fourier voxels weighed at a time: bounds the memory of t
 _BLOCK = 32  # voxels: about the size of a large complex at 10 Å, and 16 shells
 _MOST_BLOCKS = 1000
 _QUIET_SHARE = 0.25
+_MOST_FLAT = 0.2  # share of voxels equal to their neighbour
 _LEAK = 2  # shells over which the window of a block spreads a frequency
 _CLIP = 5.0  # deviations: gold is no signal of the specimen
 
@@ -165,10 +166,11 @@ def weight_from_halves(even: Tensor, odd: Tensor, *, tilt_range: TiltRange) -> S
 def weight_from_tomogram(tomogram: Tensor, *, tilt_range: TiltRange) -> SpectralWeight:
     """Weigh the spectrum of a tomogram by the noise of its own quietest places.
 
-    Power spectra of blocks of 32 voxels (half the shortest axis, if that is less) that overlap by half, inside
-    the measured region, are averaged over shells. The quarter of the blocks with the least power in the other
-    shells below half the Nyquist frequency stands for the noise of a shell, all blocks for signal and noise. Voxels beyond five
-    deviations are clipped, and blocks without noise (masked parts) do not count.
+    Power spectra of blocks of 32 voxels (half the shortest axis, if that is less) that overlap by half,
+    inside the measured region, are averaged over shells. The quarter of the blocks with the least power in
+    the other shells below half the Nyquist frequency stands for the noise of a shell, all blocks for signal
+    and noise. Voxels beyond five deviations are clipped, and blocks that reach into a flat mask do not
+    count.
 
     Where the specimen fills every block, its own power counts as noise and the weight comes out too small:
     the result is then smoother than need be, never noisier.
@@ -197,8 +199,12 @@ def weight_from_tomogram(tomogram: Tensor, *, tilt_range: TiltRange) -> Spectral
     shells = torch.where(measured, shell_index((side,) * 3, half=True), side)
     window = torch.hann_window(side, periodic=True)
     window = window[:, None, None] * window[:, None] * window
+    # a mask is flat; noise is not, even in 8 bits
+    flat = [float((block.diff(dim=-1) == 0).float().mean()) > _MOST_FLAT for block in _blocks(tomogram, side)]
     powers = []
-    for block in _blocks(tomogram, side):
+    for block, masked in zip(_blocks(tomogram, side), flat, strict=True):
+        if masked and not all(flat):
+            continue
         standard = ((block.float().cpu() - mean) / std).clamp(-_CLIP, _CLIP) * window
         powers.append(radial_mean(torch.fft.rfftn(standard).abs() ** 2, shells, side // 2 + 1))
     modes = torch.bincount(shells.flatten(), minlength=side // 2 + 1)[: side // 2 + 1]
@@ -218,7 +224,6 @@ def _blocks(volume: Tensor, side: int) -> Iterator[Tensor]:
 
 def _weigh_blocks(powers: Tensor, modes: Tensor) -> Tensor:
     """Turn spectra (block, shell) and the modes of each shell into ``1 - noise / total`` (shell,)."""
-    powers = powers[powers[:, 1:].sum(1) > 0.01 * powers[:, 1:].sum(1).median()]
     n_shells = powers.shape[1]
     # chi-square sums: every mode of a shell counts alike, whatever the colour of the noise
     loudness = powers / powers.median(0).values.clamp(min=torch.finfo(powers.dtype).tiny) * modes
@@ -320,8 +325,8 @@ def _least_squares(
         return 1.0
     if cross <= 0:
         raise ValueError(
-            "the restoration does not agree with the data where they were measured, so they cannot be joined; "
-            "check --protein and --model"
+            "the restoration does not agree with the data where they were measured, so they cannot be "
+            "joined; check --protein and --model"
         )
     return cross / power
 

@@ -21,7 +21,6 @@ from cryomend.restoration.measured import (
     weight_from_halves,
     weight_from_tomogram,
 )
-from cryomend.restoration.standardise import robust_mean_std
 
 __all__ = ["Options", "blend_file", "check_options", "choose_options", "write_confidence"]
 
@@ -95,8 +94,8 @@ def check_options(
     for source, tilt_range in zip(sources, tilt_ranges, strict=True):
         if options.keep is not None and tilt_range is None:
             raise InputError(
-                f"{_FLAGS[options.keep]} needs to know what was measured of {source}; give --tilt-range MIN MAX "
-                "or --tilt-angles FILE"
+                f"{_FLAGS[options.keep]} needs to know what was measured of {source}; "
+                "give --tilt-range MIN MAX or --tilt-angles FILE"
             )
     if len(sources) > 1 and options.confidence is not None:
         raise InputError("--confidence writes one volume; give one input or leave it out")
@@ -182,7 +181,7 @@ def write_confidence(
     progress: Callable[[int, int], None],
     say: Say,
 ) -> None:
-    """Write the uncertainty of a restoration over its contrast (standard deviation, outliers left out).
+    """Write the uncertainty of a restoration over its contrast, the standard deviation of all its voxels.
 
     Raises
     ------
@@ -195,14 +194,11 @@ def write_confidence(
     say(f"{before.path}: confidence, {N_PASSES} more passes of the network")
     if factor is None:
         say(
-            f"warning: nobody has calibrated the confidence of {model[1]['name']}; it is the bare disagreement"
+            f"warning: nobody has calibrated the confidence of {model[1]['name']}; "
+            "it is the bare disagreement"
         )
-    try:
-        contrast = robust_mean_std(restored)[1]
-    except ValueError as error:
-        raise InputError(
-            f"{before.path}: the restoration is flat, so there is no confidence to tell"
-        ) from error
+    if restored.min() == restored.max():
+        raise InputError(f"{before.path}: the restoration is flat, so there is no confidence to tell")
     deviation = estimate_uncertainty(
         torch.from_numpy(before.data), model[0], factor=factor or 1.0, protein=protein, device=device,
         progress=progress,
@@ -210,7 +206,7 @@ def write_confidence(
     label = f"cryomend {__version__} {model[1]['name']} 1 sigma / contrast"
     write_volume(
         options.confidence,
-        deviation.div_(contrast).numpy(),
+        deviation.div_(restored.std()).numpy(),
         voxel_size=before.voxel_size,
         like=before,
         label=label,

@@ -15,11 +15,9 @@ from cryomend.config import SimulationConfig, SpecimenConfig
 from cryomend.io import InputError
 from cryomend.mixing import sample_rescaled
 from cryomend.noise.model import NoiseModel, load_noise_model
-from cryomend.noise.sample import sample_noise
+from cryomend.noise.sample import PIXEL_TOLERANCE, sample_noise
 
 __all__ = ["LearnedNoise", "compare_pixels", "find_noise"]
-
-_TOLERANCE = 0.02  # of the pixel size: headers round it, and textures do not tell
 
 
 def compare_pixels(path: Path, model: NoiseModel, config: SimulationConfig, *, rescale: bool) -> list[str]:
@@ -58,13 +56,13 @@ def compare_pixels(path: Path, model: NoiseModel, config: SimulationConfig, *, r
             )
         return [f"{path} does not know its pixel size; its noise is used pixel by pixel at {voxels}"]
     if rescale:
-        if low >= (1 - _TOLERANCE) * model.pixel_size:
+        if low >= (1 - PIXEL_TOLERANCE) * model.pixel_size:
             return []
         return [
             f"{path} was fitted at {model.pixel_size:g} Å and the simulation goes down to {low:g} Å: "
             f"its noise has nothing finer than {2 * model.pixel_size:g} Å"
         ]
-    if max(abs(size / model.pixel_size - 1) for size in (low, high)) <= _TOLERANCE:
+    if max(abs(size / model.pixel_size - 1) for size in (low, high)) <= PIXEL_TOLERANCE:
         return []
     return [
         f"{path} was fitted at {model.pixel_size:g} Å but the simulation has {voxels}: its noise is used "

@@ -84,27 +84,16 @@ def simulate_pair(
     generator = torch.Generator(device=device or "cpu").manual_seed(seed)
     # from a branch of its own, so that the rest does not depend on how it is processed
     processing = draw_processing(config.processing, np.random.default_rng([seed, _PROCESSING_BRANCH]))
-    kind, specimen = _draw_specimen(
-        config,
-        rng,
-        finer=processing.factor,
-        structures=structures,
-        membrane_structures=membrane_structures,
-        device=device,
-    )
+    given = {"structures": structures, "membrane_structures": membrane_structures}
+    kind, specimen = _draw_specimen(config, rng, finer=processing.factor, device=device, **given)
     tilt_angles = draw_tilt_angles(config.acquisition, rng)
     exposure = _draw_exposure(config, rng, specimen, len(tilt_angles))
     solvent = float(rng.uniform(*config.solvent_variation))
     density = _with_unresolved(specimen, solvent, generator)
     learned = _choose_noise(sample_noise, config, np.random.default_rng([seed, _NOISE_BRANCH]))
+    finer = _refine(learned, processing.factor)
     tilt_series, noise = _record_series(
-        density,
-        tilt_angles,
-        specimen.voxel_size,
-        exposure,
-        config,
-        learned if processing.factor == 1 else _refine(learned, processing.factor),
-        generator,
+        density, tilt_angles, specimen.voxel_size, exposure, config, finer, generator
     )
     tomogram = tomogram_of(
         tilt_series,
@@ -229,8 +218,8 @@ def _describe_noise(learned: NoiseSampler | None) -> dict[str, Any]:
 
 def _refine(sample_noise: NoiseSampler | None, factor: int) -> NoiseSampler | None:
     """Noise for finer pixels with the grain that it has at the voxel size to which they are binned."""
-    if sample_noise is None:
-        return None
+    if sample_noise is None or factor == 1:
+        return sample_noise
 
     def sample(
         tilt_angles: NDArray[Any], shape: tuple[int, int], pixel_size: float, generator: torch.Generator

@@ -1,0 +1,180 @@
+"""What is asked for beside the plain restoration: refused in one line or carried out on files."""
+
+from __future__ import annotations
+
+import mrcfile
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cryomend.io import read_volume, write_tilt_angles, write_volume
+from cryomend.restoration import batch
+from cryomend.restoration.confidence import N_PASSES
+from cryomend.restoration.measured import measured_weight
+
+
+class Half(nn.Module):
+    """Half the input: the least-squares scale of the blend is two."""
+
+    def forward(self, x):
+        return 0.5 * x
+
+
+@pytest.fixture
+def half_network(monkeypatch):
+    monkeypatch.setattr(batch, "load_model", lambda name: (Half(), {"name": "half"}))
+
+
+@pytest.fixture
+def restore(run_cli, tomogram_file, tmp_path):
+    """Run the command on the small tomogram."""
+
+    def run(*arguments):
+        return run_cli("restore", tomogram_file, "-o", tmp_path / "o.mrc", "--device", "cpu", *arguments)
+
+    return run
+
+
+RANGE = ("--tilt-range", "-60", "60")
+
+
+def write_half(path, shape=(16, 20, 24), seed=5):
+    write_volume(path, np.random.default_rng(seed).normal(size=shape), voxel_size=10.0)
+    return path
+
+
+# ---- refused --------------------------------------------------------------------------------------
+
+
+def refused(result, tmp_path, *parts):
+    assert result.code == 2
+    assert len(result.err.strip().splitlines()) == 1
+    assert all(part in result.err for part in parts), result.err
+    assert not (tmp_path / "o.mrc").exists()
+
+
+@pytest.mark.parametrize("first", ["--keep-measured", "--denoise-only"])
+def test_options_exclude_each_other(restore, tmp_path, tiny_model, first):
+    result = restore("--model", tiny_model, first, "--fill-only", *RANGE)
+    refused(result, tmp_path, first, "--fill-only", "not both")
+
+
+@pytest.mark.parametrize("flag", ["--keep-measured", "--fill-only", "--denoise-only"])
+def test_tilt_range_is_needed(restore, tmp_path, tiny_model, flag):
+    refused(restore("--model", tiny_model, flag), tmp_path, flag, "tomogram.mrc", "--tilt-range MIN MAX")
+
+
+def test_halves_come_in_pairs_and_for_keep_measured(restore, tmp_path, tiny_model):
+    even, odd = write_half(tmp_path / "e.mrc"), write_half(tmp_path / "d.mrc", seed=6)
+    options = ("--model", tiny_model, *RANGE)
+    refused(restore(*options, "--keep-measured", "--even", even), tmp_path, "give --odd too")
+    refused(restore(*options, "--keep-measured", "--odd", even), tmp_path, "give --even too")
+    refused(restore(*options, "--fill-only", "--even", even, "--odd", odd), tmp_path, "--keep-measured")
+    refused(
+        restore(*options, "--keep-measured", "--even", even, "--odd", even), tmp_path, "give the two halves"
+    )
+    other = write_half(tmp_path / "other.mrc", (16, 20, 25))
+    result = restore(*options, "--keep-measured", "--even", even, "--odd", other)
+    refused(result, tmp_path, "other.mrc has 16 x 20 x 25 voxels", "16 x 20 x 24")
+    missing = restore(*options, "--keep-measured", "--even", even, "--odd", tmp_path / "none.mrc")
+    refused(missing, tmp_path, "none.mrc")
+
+
+def test_one_volume_of_confidence_and_one_pair_of_halves_per_call(run_cli, tmp_path, tiny_model):
+    first, second = write_half(tmp_path / "a.mrc"), write_half(tmp_path / "b.mrc", seed=6)
+    command = ("restore", first, second, "-o", tmp_path / "out", "--model", tiny_model, *RANGE)
+    refused(run_cli(*command, "--confidence", tmp_path / "c.mrc"), tmp_path, "give one input")
+    halves = ("--keep-measured", "--even", first, "--odd", second)
+    refused(run_cli(*command, *halves), tmp_path, "give one input")
+    assert not (tmp_path / "out").exists()
+
+
+def test_confidence_overwrites_nothing(restore, tmp_path, tiny_model):
+    for name in ("o.mrc", "tomogram.mrc"):
+        result = restore("--model", tiny_model, "--confidence", tmp_path / name)
+        refused(result, tmp_path, name, "would overwrite")
+    result = restore("--model", tiny_model, "--confidence", tmp_path / "no/c.mrc")
+    refused(result, tmp_path, "not a directory")
+
+
+# ---- carried out ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flag", ["--fill-only", "--denoise-only"])
+def test_network_of_any_gain_is_scaled_to_the_data(restore, tmp_path, tomogram_file, half_network, flag):
+    result = restore(flag, *RANGE)
+    assert result.code == 0, result.err
+    assert "network scaled by 2.000 to the data" in result.err and "GiB of memory" in result.err
+    before, after = (read_volume(path) for path in (tomogram_file, tmp_path / "o.mrc"))
+    np.testing.assert_allclose(after.data, before.data, rtol=0, atol=1e-3)
+    assert after.labels[-1].endswith(f"half restored {flag}")
+
+
+def test_keep_measured_lets_the_data_stay_as_far_as_the_halves_agree(
+    restore, tmp_path, tomogram_file, half_network
+):
+    data = read_volume(tomogram_file).data
+    for name in ("e.mrc", "d.mrc"):  # halves without noise
+        write_volume(tmp_path / name, data, voxel_size=10.0)
+    halves = ("--even", tmp_path / "e.mrc", "--odd", tmp_path / "d.mrc")
+    write_tilt_angles(tmp_path / "tomogram.tlt", np.array([-60.0, 0, 60]))  # found beside it
+    result = restore("--keep-measured", *halves)
+    assert result.code == 0, result.err
+    assert "signal-to-noise from the halves" in result.err
+    np.testing.assert_allclose(read_volume(tmp_path / "o.mrc").data, data, rtol=0, atol=1e-3)
+
+
+def test_keep_measured_without_halves_takes_noise_out_of_the_data(
+    restore, tmp_path, tomogram_file, half_network
+):
+    result = restore("--keep-measured", *RANGE)
+    assert result.code == 0, result.err
+    assert "quiet places" in result.err
+    before, after = (read_volume(path).data for path in (tomogram_file, tmp_path / "o.mrc"))
+    inside = (measured_weight(before.shape, tilt_range=(-60, 60)) == 1).expand(-1, 20, -1)
+    powers = [
+        torch.fft.rfftn(torch.from_numpy(v - v.mean()))[inside].abs().square().sum() for v in (before, after)
+    ]
+    assert powers[1] < 0.3 * powers[0]  # of a tomogram that is noise
+
+
+def test_confidence_is_a_volume_like_the_restoration(restore, tmp_path, tiny_model, tomogram_file):
+    result = restore("--model", tiny_model, "--confidence", tmp_path / "c.mrc")
+    assert result.code == 0, result.err
+    assert f"confidence, {N_PASSES} more passes" in result.err
+    assert "warning: nobody has calibrated the confidence of tiny" in result.err
+    with mrcfile.open(tmp_path / "c.mrc") as found, mrcfile.open(tmp_path / "o.mrc") as restored:
+        assert found.data.shape == restored.data.shape and found.header.mode == 2
+        assert found.voxel_size == restored.voxel_size
+        assert found.data.min() >= 0 and found.data.max() > 0
+        assert str(found.get_labels()[-1]).endswith("1 sigma / contrast")
+
+
+def test_confidence_does_not_change_the_restoration(restore, tmp_path, tiny_model):
+    restore("--model", tiny_model)
+    plain = read_volume(tmp_path / "o.mrc").data
+    restore("--model", tiny_model, "--confidence", tmp_path / "c.mrc")
+    np.testing.assert_array_equal(read_volume(tmp_path / "o.mrc").data, plain)
+
+
+def test_network_that_contradicts_the_data_is_said_in_one_line(restore, tmp_path, monkeypatch):
+    class Negative(nn.Module):
+        def forward(self, x):
+            return -x
+
+    monkeypatch.setattr(batch, "load_model", lambda name: (Negative(), {"name": "negative"}))
+    result = restore("--fill-only", *RANGE)
+    assert result.code == 2 and not (tmp_path / "o.mrc").exists()
+    assert "does not agree with the data" in result.err.splitlines()[-1]
+
+
+def test_flat_restoration_has_no_confidence(restore, tmp_path, monkeypatch):
+    class Zero(nn.Module):
+        def forward(self, x):
+            return 0 * x
+
+    monkeypatch.setattr(batch, "load_model", lambda name: (Zero(), {"name": "zero"}))
+    result = restore("--confidence", tmp_path / "c.mrc")
+    assert result.code == 2 and not (tmp_path / "c.mrc").exists()
+    assert "the restoration is flat" in result.err.splitlines()[-1]
