@@ -9,12 +9,11 @@ import pytest
 import torch
 
 from cryomend.io import InputError, write_volume
-from cryomend.noise import check_noise, compare_noise, cut_noise_patches, write_patches
+from cryomend.noise import check_noise, compare_noise, cut_noise_patches, draw_fidelity, write_patches
+from cryomend.noise.classifier import classify
 from cryomend.noise.fidelity import (
     NoiseSet,
-    classify,
     cut_stack,
-    draw_fidelity,
     fidelity_score,
     load_noise_set,
 )

@@ -5,7 +5,8 @@ of any size, ``fidelity`` measures how far they are from real noise.
 """
 
 from cryomend.noise.areas import find_empty_areas
-from cryomend.noise.fidelity import check_noise, compare_noise, draw_fidelity, summarise_fidelity
+from cryomend.noise.fidelity import check_noise, compare_noise, summarise_fidelity
+from cryomend.noise.fidelity_figure import draw_fidelity
 from cryomend.noise.fit import fit_noise, fit_noise_file
 from cryomend.noise.model import NoiseModel, load_noise_model, save_noise_model
 from cryomend.noise.networks import NoiseCritic, NoiseGenerator, gradient_penalty

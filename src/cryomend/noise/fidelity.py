@@ -1,4 +1,4 @@
-"""How far sampled noise is from real noise, in numbers and in one figure.
+"""How far sampled noise is from real noise, in numbers.
 
 Every measure is also taken between two halves of the real noise: that floor is the best anyone can reach.
 """
@@ -15,25 +15,24 @@ import h5py
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from cryomend.fourier import radial_frequency, radial_mean, shell_index
-from cryomend.io import InputError, atomic_path, read_stack, read_tilt_angles
+from cryomend.io import InputError, read_stack, read_tilt_angles
+from cryomend.noise.classifier import classify
 from cryomend.noise.patches import NoisePatches, read_patches
 from cryomend.noise.spectral import estimate_power_spectrum, thin_values
 
 __all__ = [
     "NoiseSet",
     "check_noise",
-    "classify",
     "compare_noise",
-    "draw_fidelity",
     "fidelity_score",
     "summarise_fidelity",
 ]
 
-_BAND = (0.02, 0.45)  # cycles per pixel
-_LAGS = ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0))
+BAND = (0.02, 0.45)  # cycles per pixel
+LAGS = ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0))
 
 
 @dataclass
@@ -167,7 +166,7 @@ def fidelity_score(row: dict[str, Any]) -> float:
 def _band_frequencies(power: Tensor) -> Tensor:
     """Frequencies of the Fourier shells inside the band, cycles per pixel."""
     frequency = torch.arange(power.shape[0] // 2 + 1) / power.shape[0]
-    return frequency[(frequency >= _BAND[0]) & (frequency <= _BAND[1])]
+    return frequency[(frequency >= BAND[0]) & (frequency <= BAND[1])]
 
 
 def _radial_db(power: Tensor) -> Tensor:
@@ -187,7 +186,7 @@ def _sector_db(power: Tensor) -> Tensor:
     side = power.shape[0]
     ky, kx = torch.fft.fftfreq(side)[:, None], torch.fft.rfftfreq(side)[None]
     k = radial_frequency((side, side), half=True)
-    ring = ((k - _BAND[0]) / (_BAND[1] - _BAND[0]) * _RINGS).floor().long()
+    ring = ((k - BAND[0]) / (BAND[1] - BAND[0]) * _RINGS).floor().long()
     # Sectors are centred on the axes, where detectors differ.
     turn = (torch.atan2(ky, kx) / math.pi * _SECTORS).round().long() % _SECTORS
     inside = (ring >= 0) & (ring < _RINGS)
@@ -212,7 +211,7 @@ def _standard_moment(patches: Tensor, order: int) -> float:
 def _autocorrelation(patches: Tensor) -> Tensor:
     """Correlation of pixels (dy, dx) apart, for short lags."""
     n = patches.shape[-1]
-    values = [(patches[:, dy:, dx:] * patches[:, : n - dy, : n - dx]).mean() for dy, dx in _LAGS]
+    values = [(patches[:, dy:, dx:] * patches[:, : n - dy, : n - dx]).mean() for dy, dx in LAGS]
     return torch.stack(values) / patches.square().mean()
 
 
@@ -245,80 +244,6 @@ def _std_ratios(real: NoiseSet, sampled: NoiseSet) -> dict[str, Any]:
 def _std_by(keys: NDArray[Any], std: NDArray[np.float64]) -> dict[float, float]:
     """Root of the mean variance of all tilts under one key."""
     return {float(key): float(np.sqrt(np.mean(std[keys == key] ** 2))) for key in np.unique(keys)}
-
-
-# ---- two-sample classifier ------------------------------------------------------------------------
-
-
-def classify(
-    train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], *, seed: int = 0, steps: int = 400
-) -> float:
-    """Train a small network to tell two sets of patches apart; return its accuracy on others of each.
-
-    Training and test must not overlap: neighbouring patches share pixels.
-
-    Parameters
-    ----------
-    train, test : tuple of Tensor, shape (n, P, P)
-        Patches of the first and of the second kind.
-    seed : int
-        Equal seeds give equal scores.
-    steps : int
-        Steps of 24 crops (of 32 pixels at most) of each kind.
-
-    Returns
-    -------
-    float
-        Balanced accuracy; 0.5 cannot be told apart, 1 is told apart always.
-    """
-    rng = torch.Generator().manual_seed(seed)
-    network = _small_classifier(rng)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-2)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps, 1))
-    for _ in range(steps):
-        crops = torch.cat([_random_crops(t, 24, rng) for t in train])
-        target = torch.arange(2).repeat_interleave(24).float()
-        loss = nn.functional.binary_cross_entropy_with_logits(network(crops[:, None]).flatten(), target)
-        optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        optimiser.step()
-        schedule.step()
-    return _balanced_accuracy(network, test, rng)
-
-
-def _small_classifier(rng: torch.Generator) -> nn.Module:
-    """Three convolutions and a mean over the patch: sees texture and marginal law, not position."""
-    layers: list[nn.Module] = []
-    for inputs, outputs, stride in ((1, 16, 1), (16, 32, 2), (32, 32, 2)):
-        layers += [nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1), nn.ELU()]
-    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 1))
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(module.weight, generator=rng)
-            nn.init.zeros_(module.bias)  # type: ignore[arg-type]
-    return network
-
-
-def _random_crops(patches: Tensor, count: int, rng: torch.Generator, side: int = 32) -> Tensor:
-    """Crops of at most 32 pixels at random places of random patches."""
-    room = patches.shape[-1] - side
-    if room < 0:
-        return patches[torch.randint(len(patches), (count,), generator=rng)]
-    index = torch.randint(len(patches), (count,), generator=rng).tolist()
-    corners = torch.randint(room + 1, (count, 2), generator=rng).tolist()
-    return torch.stack(
-        [patches[i, y : y + side, x : x + side] for i, (y, x) in zip(index, corners, strict=True)]
-    )
-
-
-@torch.no_grad()
-def _balanced_accuracy(network: nn.Module, test: Sequence[Tensor], rng: torch.Generator) -> float:
-    """Mean of the two shares of crops put on the right side."""
-    shares = []
-    for patches, label in zip(test, (0.0, 1.0), strict=True):
-        scores = [network(_random_crops(patches, 512, rng)[:, None]).flatten() for _ in range(4)]
-        shares.append(((torch.cat(scores) > 0).float() == label).float().mean())
-    return float(torch.stack(shares).mean())
 
 
 # ---- files ----------------------------------------------------------------------------------------
@@ -423,47 +348,6 @@ def _recut(noise: NoiseSet, side: int, path: Path) -> NoiseSet:
     scale = torch.from_numpy(cut.std.astype(np.float32)).repeat_interleave(per_patch)
     patches = cut.patches * scale[:, None, None]
     return NoiseSet(patches, np.repeat(noise.tilt, per_patch), noise.std, noise.label, noise.angle)
-
-
-def draw_fidelity(path: Path, result: dict[str, Any]) -> None:
-    """Draw spectra, their difference, autocorrelations, deviations and the classifier, beside the floor."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(15, 8), layout="constrained")
-    (spectra, differences, scores), (sectors, lags, deviations) = figure.subplots(2, 3)
-    rows = {"floor (two halves of real)": result["floor"]}
-    rows |= {Path(k).name: v for k, v in result["sampled"].items()}
-    marks = "osD^vPX*"
-    for i, (name, row) in enumerate(rows.items()):
-        frequency, real, sampled = (
-            np.array(row["spectrum"][k]) for k in ("frequency", "real_db", "sampled_db")
-        )
-        style: dict[str, Any] = {"marker": marks[i % len(marks)], "markevery": (i, 8), "label": name}
-        spectra.plot(frequency, sampled, **style)
-        differences.plot(frequency, sampled - real, **style)
-        ring = np.abs(np.array(row["sectors"])).max(axis=1)
-        sectors.plot(np.linspace(*_BAND, len(ring) + 1)[:-1] + 0.0215, ring, **style | {"markevery": 1})
-        lags.plot(np.subtract(*row["autocorrelation"][::-1]), **style | {"markevery": 1})
-        if "std_tilts" in row:
-            label, measured, made = np.array(row["std_tilts"]).T
-            deviations.plot(label, made / measured, **style)
-    spectra.plot(frequency, real, "k--", label="real")
-    spectra.set(xlabel="cycles / pixel", ylabel="power (dB)", title="radial power spectrum")
-    spectra.legend(fontsize="small")
-    differences.axhspan(-1, 1, color="0.9")
-    differences.set(xlabel="cycles / pixel", ylabel="dB", title="radial spectrum: difference from real")
-    sectors.set(xlabel="cycles / pixel", ylabel="dB", title="largest difference of six sectors (anisotropy)")
-    lags.set_xticks(range(len(_LAGS)), [str(lag) for lag in _LAGS])
-    lags.set(xlabel="lag (dy, dx), pixels", title="autocorrelation: difference from real")
-    deviations.axhspan(0.97, 1.03, color="0.9")
-    deviations.set(xlabel="tilt angle (degrees) or number", title="deviation per tilt: sampled / real")
-    scores.barh(list(rows), [row["classifier"] for row in rows.values()])
-    scores.axvline(0.5, color="k")
-    scores.set(xlim=(0.4, 1), title="told apart by a classifier (0.5 = never)")
-    with atomic_path(path) as partial:
-        FigureCanvasAgg(figure)
-        figure.savefig(partial, format="png", dpi=110)
 
 
 def summarise_fidelity(result: dict[str, Any]) -> list[str]:
