@@ -164,8 +164,9 @@ def test_network_that_contradicts_the_data_is_said_in_one_line(restore, tmp_path
             return -x
 
     monkeypatch.setattr(batch, "load_model", lambda name: (Negative(), {"name": "negative"}))
-    result = restore("--fill-only", *RANGE)
-    assert result.code == 2 and not (tmp_path / "o.mrc").exists()
+    result = restore("--fill-only", *RANGE, "--confidence", tmp_path / "c.mrc")
+    assert result.code == 2
+    assert not (tmp_path / "o.mrc").exists() and not (tmp_path / "c.mrc").exists()
     assert "does not agree with the data" in result.err.splitlines()[-1]
 
 

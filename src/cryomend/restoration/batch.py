@@ -324,17 +324,18 @@ def _restore_file(job: _Job, setting: _Setting, console: Console) -> dict[str, A
 def _follow_options(
     job: _Job, before: Volume, restored: Tensor, setting: _Setting, console: Console
 ) -> Tensor:
-    """Write the confidence of what the network made, and give back what of the data it is joined with."""
+    """Give back what of the data the answer of the network is joined with, and write its confidence."""
     options, model = setting.options, (setting.network, setting.metadata)
+    joined = restored
+    if options.keep is not None and job.tilt_range is not None:
+        joined = blend_file(options, before, restored, tilt_range=job.tilt_range, say=console.print)
     if options.confidence is not None:
         with _progress(console, f"{job.source.name}, confidence") as progress:
             write_confidence(
                 options, before, restored, model, protein=setting.protein, device=setting.device,
                 progress=progress, say=console.print,
             )  # fmt: skip
-    if options.keep is None or job.tilt_range is None:
-        return restored
-    return blend_file(options, before, restored, tilt_range=job.tilt_range, say=console.print)
+    return joined
 
 
 def _inside_90(tilt_range: tuple[float, float] | None) -> tuple[float, float] | None:

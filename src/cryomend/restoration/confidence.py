@@ -1,8 +1,8 @@
 """Where not to trust a restoration: how much the network contradicts itself under what must not matter.
 
 A network that knows what is there gives the same answer when the tomogram is mirrored, turned by 180 degrees
-or shifted; where it guesses, it does not. That disagreement, times one factor measured on simulated truth
-(``benchmarks/confidence_calibration.py``), is the uncertainty.
+or shifted; where it guesses, it does not. How large an error goes with how much disagreement is measured on
+simulated truth (``benchmarks/confidence_calibration.py``) and stands in a small table for each model.
 """
 
 from __future__ import annotations
@@ -15,14 +15,24 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cryomend.io import InputError
 from cryomend.restoration.predict import restore_tomogram
 from cryomend.restoration.standardise import robust_mean_std
 
-__all__ = ["N_PASSES", "confidence_factor", "estimate_uncertainty", "network_digest"]
+__all__ = [
+    "N_PASSES",
+    "calibrate_disagreement",
+    "confidence_curve",
+    "measure_disagreement",
+    "network_digest",
+]
+
+Curve = tuple[list[float], list[float]]
 
 # Every combination of mirrors in Z, Y and X: among them are the 180 degree turns about the tilt axis (Z and
 # X) and the beam (Y and X). Each goes with a shift (voxels) of its own: odd ones show the network's lattice.
@@ -33,16 +43,15 @@ _SMOOTHING = 5  # voxels a side: the deviation of eight numbers alone is uncerta
 _TABLE = "confidence.json"
 
 
-def estimate_uncertainty(
+def measure_disagreement(
     tomogram: Tensor,
     network: nn.Module,
     *,
-    factor: float = 1.0,
     protein: str = "dark",
     device: torch.device | str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Estimate how far a restoration may be from the truth, voxel by voxel.
+    """Measure how far the answers of a network to one tomogram differ, voxel by voxel.
 
     Every tile goes through the network eight times, under all mirrors in Z, Y and X and small shifts, and
     back; mean and sum of squared deviations are accumulated (Welford), so the memory does not grow with the
@@ -52,13 +61,11 @@ def estimate_uncertainty(
     ----------
     tomogram, network, protein, device, progress
         As `cryomend.restoration.restore_tomogram` takes them; the cost is eight times that of it.
-    factor : float
-        What turns disagreement into one standard deviation, see `confidence_factor`.
 
     Returns
     -------
     Tensor of float32, shape (Z, Y, X)
-        One standard deviation in the tomogram's grey levels, 0 or more.
+        Standard deviation of the answers in the tomogram's grey levels, 0 or more.
 
     Raises
     ------
@@ -71,7 +78,7 @@ def estimate_uncertainty(
     deviation = restore_tomogram(
         centred, _Disagreement(network), protein=protein, device=device, progress=progress
     )
-    return deviation.abs_().mul_(factor)
+    return deviation.abs_()
 
 
 class _Disagreement(nn.Module):
@@ -116,7 +123,7 @@ def network_digest(network: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def confidence_factor(network: nn.Module, metadata: dict[str, Any]) -> float | None:
+def confidence_curve(network: nn.Module, metadata: dict[str, Any]) -> Curve | None:
     """Look up what turns the disagreement of a model into one standard deviation.
 
     Parameters
@@ -124,22 +131,63 @@ def confidence_factor(network: nn.Module, metadata: dict[str, Any]) -> float | N
     network : Module
         The model.
     metadata : dict
-        What its file says; ``confidence_factor`` wins over the package's own table, where models are found
+        What its file says; ``confidence_curve`` wins over the package's own table, where models are found
         by `network_digest`.
 
     Returns
     -------
-    float or None
-        None if nobody has calibrated this model.
+    (disagreements, sigmas) or None
+        Two equally long, rising lists in units of the restored contrast; None if nobody has calibrated this
+        model.
+
+    Raises
+    ------
+    InputError
+        If the lists are not that.
     """
-    if "confidence_factor" in metadata:
-        return float(metadata["confidence_factor"])
-    factor = _read_table().get(network_digest(network))
-    return None if factor is None else float(factor)
+    curve = metadata.get("confidence_curve") or _read_table().get(network_digest(network))
+    if curve is None:
+        return None
+    try:
+        points = np.array(curve, dtype=float)
+    except (TypeError, ValueError):
+        points = np.empty(0)
+    rising = points.ndim == 2 and len(points) == 2 and points.shape[1] > 0 and bool((points > 0).all())
+    if not (rising and (np.diff(points[0]) > 0).all() and (np.diff(points[1]) >= 0).all()):
+        raise InputError(
+            f"the confidence_curve of model {metadata.get('name')} is not two rising lists of positive "
+            "numbers; calibrate it again (benchmarks/confidence_calibration.py)"
+        )
+    return points[0].tolist(), points[1].tolist()
 
 
-def _read_table() -> dict[str, float]:
-    """Read the calibrated factors of the models that come with the package."""
+def calibrate_disagreement(disagreement: Tensor, curve: Curve) -> Tensor:
+    """Turn disagreement into one standard deviation, in place.
+
+    Parameters
+    ----------
+    disagreement : Tensor of float32, shape (Z, Y, X)
+        In units of the restored contrast, on the CPU.
+    curve : (list of float, list of float)
+        Of `confidence_curve`.
+
+    Returns
+    -------
+    Tensor
+        ``disagreement`` itself, changed. Straight lines in the logarithms lead from point to point; below the
+        first, sigma stays as it is there (a network that is sure still errs); beyond the last it grows in
+        proportion.
+    """
+    x, y = (np.log(np.array(values)) for values in curve)
+    for section in disagreement:
+        logarithm = np.log(np.maximum(section.numpy(), 1e-12))
+        sigma = np.interp(logarithm, x, y) + np.maximum(logarithm - x[-1], 0)
+        section.copy_(torch.from_numpy(np.exp(sigma)))
+    return disagreement
+
+
+def _read_table() -> dict[str, Any]:
+    """Read the calibrations of the models that come with the package."""
     path = Path(str(resources.files("cryomend.restoration") / "models")) / _TABLE
-    table: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return table

@@ -13,7 +13,12 @@ from torch import Tensor, nn
 
 from cryomend import __version__
 from cryomend.io import InputError, Volume, read_volume, write_volume
-from cryomend.restoration.confidence import N_PASSES, confidence_factor, estimate_uncertainty
+from cryomend.restoration.confidence import (
+    N_PASSES,
+    calibrate_disagreement,
+    confidence_curve,
+    measure_disagreement,
+)
 from cryomend.restoration.measured import (
     BLEND_VOLUMES,
     SpectralWeight,
@@ -143,7 +148,7 @@ def blend_file(
         return restored
     data = torch.from_numpy(before.data)
     gibibytes = BLEND_VOLUMES * 4 * data.numel() / 2**30
-    say(f"{before.path}: {_WORDS[options.keep]}; needs about {gibibytes:.1f} GiB of memory")
+    say(f"{before.path}: {_WORDS[options.keep]}; needs about {gibibytes:.2g} GiB of memory")
     weight = _weigh(options, before, tilt_range, say) if options.keep == "measured" else None
     try:
         blended, scale = blend_measured(
@@ -190,23 +195,25 @@ def write_confidence(
     """
     if options.confidence is None:
         return
-    factor = confidence_factor(*model)
+    curve = confidence_curve(*model)
     say(f"{before.path}: confidence, {N_PASSES} more passes of the network")
-    if factor is None:
+    if curve is None:
         say(
             f"warning: nobody has calibrated the confidence of {model[1]['name']}; "
             "it is the bare disagreement"
         )
     if restored.min() == restored.max():
         raise InputError(f"{before.path}: the restoration is flat, so there is no confidence to tell")
-    deviation = estimate_uncertainty(
-        torch.from_numpy(before.data), model[0], factor=factor or 1.0, protein=protein, device=device,
-        progress=progress,
-    )  # fmt: skip
+    deviation = measure_disagreement(
+        torch.from_numpy(before.data), model[0], protein=protein, device=device, progress=progress
+    )
+    deviation.div_(restored.std())
+    if curve is not None:
+        calibrate_disagreement(deviation, curve)
     label = f"cryomend {__version__} {model[1]['name']} 1 sigma / contrast"
     write_volume(
         options.confidence,
-        deviation.div_(restored.std()).numpy(),
+        deviation.numpy(),
         voxel_size=before.voxel_size,
         like=before,
         label=label,
