@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from cryomend.config import NoiseConfig, load_config
 from cryomend.io import InputError, check_writable
@@ -106,25 +106,24 @@ def fit_noise(
         return model
     config = resolve_config(config or load_config(NoiseConfig, None), device)
     training, validation = split_patches(noise, config.validation_share)
-    model = _fit_closed_form(training, "spectral")
-    model.kind = "wgan"
-    model.std_table = tabulate_std(noise)
-    whitening = _attach_whitening(model, torch.from_numpy(training.patches))
-    state = new_state(training.patches.shape[-1], config, seed=seed, device=device)
+    model = _fit_closed_form(training, "gaussian")
+    model.kind, model.std_table = "wgan", tabulate_std(noise)
+    state = new_state(model.patch, config, seed=seed, device=device)
     if resume:
         load_checkpoint(_require_checkpoint(checkpoint), state)
     truth = NoiseSet.of_patches(validation)
-    validate = _validation(model, config, truth, seed)
-    on_step = _with_checkpoints(on_step, state, config, checkpoint)
-    angles = torch.from_numpy(training.tilt_angle)
-    moved = Whitening(whitening.amplitude.to(device), whitening.quantiles.to(device))
-    real = RealNoise(torch.from_numpy(training.patches).to(device), angles, moved)
-    train_wgan(real, state, config, max_minutes=max_minutes, validate=validate, on_step=on_step)
+    train_wgan(
+        _real_noise(model, training, device),
+        state,
+        config,
+        max_minutes=max_minutes,
+        validate=_validation(model, config, truth, seed),
+        on_step=_with_checkpoints(on_step, state, config, checkpoint),
+    )
     if checkpoint is not None:
         save_checkpoint(checkpoint, state, config)
-    chosen = state.best if state.scores else state.average
     model.config |= config.model_dump() | {"seed": seed, "steps_done": state.step}
-    model.generator = chosen.cpu()
+    model.generator = (state.best if state.scores else state.average).cpu()
     calibrate(model, seed=seed)
     _compare_with_rivals(model, training, truth, seed)
     return model
@@ -232,15 +231,13 @@ def tabulate_std(noise: NoisePatches) -> NDArray[np.float64]:
     return np.stack([angles, np.sqrt(variance)], axis=1)
 
 
-def _attach_whitening(model: NoiseModel, patches: Tensor) -> Whitening:
-    """Measure the whitening of real patches and keep it in the model."""
+def _real_noise(model: NoiseModel, training: NoisePatches, device: torch.device | str) -> RealNoise:
+    """What the critic is shown; the marginal law of the whitened patches is kept in the model."""
+    patches = torch.from_numpy(training.patches)
     whitening = measure_whitening(patches, model.tensors["power"])
-    model.tensors = {
-        "power": model.tensors["power"],
-        "quantiles": model.tensors["quantiles"],
-        "white_quantiles": whitening.quantiles,
-    }
-    return whitening
+    model.tensors["white_quantiles"] = whitening.quantiles
+    moved = Whitening(whitening.amplitude.to(device), whitening.quantiles.to(device))
+    return RealNoise(patches.to(device), torch.from_numpy(training.tilt_angle), moved)
 
 
 @torch.no_grad()

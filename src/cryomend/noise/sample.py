@@ -181,15 +181,7 @@ def sample_noise_file(
     fitted = load_noise_model(model, device=device)
     angles = read_tilt_angles(tilt_angles)
     signal = _open_signal(options, len(angles))
-    if shape is None and signal is not None:
-        shape = (signal.data.shape[1], signal.data.shape[2])
-    if shape is None or min(shape) < 1:
-        found = "nothing" if shape is None else f"{shape[0]} {shape[1]}"
-        raise InputError(f"--size must be two positive numbers of pixels, got {found}")
-    if signal is not None and shape != signal.data.shape[1:]:
-        raise InputError(
-            f"{options.signal}: images of {signal.data.shape[1:]} for --size {shape}; leave --size out"
-        )
+    shape = _choose_shape(shape, signal)
     wanted = options.pixel_size or (signal.voxel_size if signal is not None else 0.0)
     notes, factor = _compare_pixels(model, fitted, wanted, rescale=options.rescale)
     generator = torch.Generator(device=fitted.device).manual_seed(options.seed)
@@ -197,23 +189,48 @@ def sample_noise_file(
     size = wanted if factor != 1 else fitted.pixel_size
     with mapped_volume(output, (len(angles), *shape), voxel_size=size, label=label, stack=True) as stack:
         for index, angle in enumerate(angles):
-
-            def draw(field: tuple[int, int], angle: float = float(angle)) -> Tensor:
-                return sample_noise(
-                    fitted,
-                    tilt_angles=np.array([angle]),
-                    shape=field,
-                    generator=generator,
-                    calibrated=options.calibrated,
-                )
-
-            noise = draw(shape) if factor == 1 else sample_rescaled(draw, shape, factor=factor)
+            noise = _draw_tilt(fitted, angle, shape, generator, factor=factor, calibrated=options.calibrated)
             if signal is not None and options.snr_db is not None:
                 power = measure_power(torch.from_numpy(read_image(signal, index))[None])
-                noise = scale_noise(noise.cpu(), power=power / snr_from_db(options.snr_db))
-            stack[index] = noise[0].cpu().numpy()
+                noise = scale_noise(noise, power=power / snr_from_db(options.snr_db))
+            stack[index] = noise[0].numpy()
             on_progress((index + 1) / len(angles), f"tilt {index + 1} of {len(angles)}")
     return notes
+
+
+def _draw_tilt(
+    model: NoiseModel,
+    angle: float,
+    shape: tuple[int, int],
+    generator: torch.Generator,
+    *,
+    factor: float,
+    calibrated: bool,
+) -> Tensor:
+    """One tilt (1, Y, X) on the CPU, its pixels rescaled by ``factor``."""
+
+    def draw(field: tuple[int, int]) -> Tensor:
+        angles = np.array([angle])
+        return sample_noise(
+            model, tilt_angles=angles, shape=field, generator=generator, calibrated=calibrated
+        ).cpu()
+
+    return draw(shape) if factor == 1 else sample_rescaled(draw, shape, factor=factor)
+
+
+def _choose_shape(shape: tuple[int, int] | None, signal: Volume | None) -> tuple[int, int]:
+    """The size asked for, which must be that of the signal if there is one."""
+    if shape is None and signal is not None:
+        shape = (signal.data.shape[1], signal.data.shape[2])
+    if shape is None or min(shape) < 1:
+        found = "nothing" if shape is None else f"{shape[0]} {shape[1]}"
+        raise InputError(f"--size must be two positive numbers of pixels, got {found}")
+    if signal is not None and shape != signal.data.shape[1:]:
+        raise InputError(
+            f"{signal.path}: images of {signal.data.shape[1]} x {signal.data.shape[2]} pixels for --size "
+            f"{shape[0]} {shape[1]}; leave --size out"
+        )
+    return shape
 
 
 def _open_signal(options: SampleOptions, tilts: int) -> Volume | None:
