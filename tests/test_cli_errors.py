@@ -57,8 +57,8 @@ def test_bad_tomogram_is_refused_in_one_line(refused, damaged, tmp_path, tiny_mo
 def test_one_bad_tomogram_stops_a_batch_before_any_work(
     refused, damaged, tomogram_file, tmp_path, tiny_model
 ):
-    inputs = tomogram_file, damaged("nan")
-    refused("restore", *inputs, "-o", tmp_path / "out", "--model", tiny_model, says="bad.mrc has 3 voxels")
+    inputs = tomogram_file, damaged("truncated")
+    refused("restore", *inputs, "-o", tmp_path / "out", "--model", tiny_model, says="bad.mrc is truncated")
 
 
 def test_voxel_size_on_the_command_line_mends_a_header_without_one(run_cli, damaged, tmp_path, tiny_model):
@@ -201,7 +201,7 @@ def test_failure_while_working_on_the_only_file_is_one_more_line(
     def exhaust(*_args, **_kwargs):
         raise torch.OutOfMemoryError("tried to allocate\nmuch")
 
-    monkeypatch.setattr("cryomend.restoration.batch.restore_tomogram", exhaust)
+    monkeypatch.setattr("cryomend.restoration.job.restore_mapped", exhaust)
     out = tmp_path / "out.mrc"
     result = run_cli("restore", tomogram_file, "-o", out, "--model", tiny_model, "--device", "cpu")
     assert result.code == 2
@@ -227,7 +227,7 @@ def test_interrupt_leaves_with_130(run_cli, tomogram_file, tmp_path, tiny_model,
     def interrupt(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cryomend.restoration.batch.restore_tomogram", interrupt)
+    monkeypatch.setattr("cryomend.restoration.job.restore_mapped", interrupt)
     result = run_cli("restore", tomogram_file, "-o", tmp_path / "out.mrc", "--model", tiny_model)
     assert result.code == 130
     assert {path.name for path in tmp_path.iterdir()} == {"tomogram.mrc"}

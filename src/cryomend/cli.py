@@ -472,7 +472,9 @@ def info(file: Annotated[Path, typer.Argument(help="MRC, .tlt, .rawtlt, .mdoc or
 
 @app.command()
 def restore(
-    inputs: Annotated[list[Path], typer.Argument(metavar="IN", help="tomograms (MRC) or directories")],
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="IN", help="tomograms (MRC), directories, patterns, lists")
+    ],
     output: Annotated[str, typer.Option("-o", "--output", help="file, or directory for several inputs")],
     tilt_range: Annotated[
         tuple[float, float] | None, typer.Option(metavar="MIN MAX", help="extreme tilt angles, degrees")
@@ -511,6 +513,10 @@ def restore(
     confidence: Annotated[
         Path | None, typer.Option(help="MRC: one standard deviation over the contrast; costs 8 passes more")
     ] = None,
+    skip_done: Annotated[
+        bool, typer.Option("--skip-done", help="leave alone what this model and these options have restored")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done, write nothing")] = False,
 ) -> None:
     """Denoise tomograms and fill their missing wedge."""
     from cryomend.restoration.batch import restore_files
@@ -523,7 +529,7 @@ def restore(
     results = restore_files(
         inputs, output, tilt_range=tilt_range, tilt_angles_path=tilt_angles, protein=protein,
         voxel_size=voxel_size, model=model, device=device, batch_report=batch_report, report=report,
-        average_along_y=average_along_y, options=options,
+        average_along_y=average_along_y, options=options, skip_done=skip_done, dry_run=dry_run,
     )  # fmt: skip
     if any(result["status"] == "failed" for result in results):
         raise typer.Exit(1)

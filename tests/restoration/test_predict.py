@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from cryomend.io import InputError
 from cryomend.network.unet import RestorationUNet
-from cryomend.restoration.predict import choose_device, restore_tomogram
+from cryomend.restoration.predict import choose_device, restore_mapped, restore_tomogram
+from cryomend.restoration.standardise import robust_mean_std
 
 
 class Recorder(nn.Module):
@@ -124,3 +126,25 @@ def test_absent_device_is_refused_not_replaced(monkeypatch, name):
 def test_unknown_device_is_refused():
     with pytest.raises(InputError, match="unknown device 'tpu'; choose auto, cpu, cuda or mps"):
         choose_device("tpu")
+
+
+def test_a_mapped_tomogram_is_restored_as_one_in_memory_to_the_last_bit():
+    network = RestorationUNet([2, 2, 2, 2])
+    tomogram = np.random.default_rng(8).normal(50, 4, (40, 33, 36)).astype(np.float32)
+    whole = restore_tomogram(torch.from_numpy(tomogram), network, tile=32, overlap=16)
+    restored = np.full(tomogram.shape, 7, ">f4")
+    mean_std = robust_mean_std(torch.from_numpy(tomogram))
+    restore_mapped(restored, tomogram.astype(">f4"), network, mean_std=mean_std, tile=32, overlap=16)
+    np.testing.assert_array_equal(restored, whole.numpy())
+
+
+def test_another_error_of_the_network_is_not_taken_for_lack_of_memory():
+    class Broken(nn.Module):
+        def forward(self, x):
+            raise RuntimeError("a cable fell off")
+
+    said = []
+    tomogram = np.zeros((40, 16, 16), np.float32)
+    with pytest.raises(RuntimeError, match="a cable fell off"):
+        restore_mapped(np.empty_like(tomogram), tomogram, Broken(), mean_std=(0.0, 1.0), say=said.append)
+    assert said == []

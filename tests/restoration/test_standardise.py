@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from cryomend.restoration.standardise import robust_mean_std
+from cryomend.restoration.standardise import robust_mean_std, stream_mean_std
 
 
 @pytest.fixture
@@ -52,3 +53,30 @@ def test_one_voxel_that_differs_is_the_signal():
 def test_constant_volume_is_refused():
     with pytest.raises(ValueError, match="constant and cannot be standardised"):
         robust_mean_std(torch.full((16, 16, 16), 2.0))
+
+
+def test_the_pass_over_sections_does_as_the_whole_volume():
+    rng = np.random.default_rng(7)
+    volume = rng.normal(100, 3, (20, 30, 40)).astype(np.float32)
+    volume[3:5, 3:5, 3:5] = 1e5  # gold
+    whole = robust_mean_std(torch.from_numpy(volume))
+    assert stream_mean_std(iter(volume), volume) == pytest.approx(whole, rel=1e-12)
+    assert stream_mean_std(iter(volume), volume[:, ::7]) == pytest.approx(whole, rel=1e-4)
+
+
+def test_a_sample_that_says_nothing_leaves_it_to_the_sections():
+    volume = np.zeros((16, 16, 16), np.float32)
+    volume[0, 0, 0] = 1
+    assert stream_mean_std(iter(volume), volume[1:]) == pytest.approx((volume.mean(), volume.std()), rel=1e-6)
+    sample = np.full((3, 3), np.nan, np.float32)
+    assert stream_mean_std(iter(volume), sample) == pytest.approx((volume.mean(), volume.std()), rel=1e-6)
+    with pytest.raises(ValueError, match="constant"):
+        stream_mean_std(iter(volume[1:]), volume[1:])
+
+
+def test_a_few_voxels_that_the_sample_met_are_the_signal_where_all_others_are_equal():
+    volume = np.zeros((16, 16, 16), np.float32)
+    volume[0, 0, :2] = 1
+    sample = np.array([0, 0, 0, 1], np.float32)
+    mean, std = stream_mean_std(iter(volume[1:]), sample)
+    assert (mean, std) == pytest.approx((0.25, sample.std()))

@@ -12,19 +12,26 @@ from cryomend.io.description import describe_file
 from cryomend.io.dose import read_doses
 from cryomend.io.fetch import fetch_contour_level, fetch_structure, is_identifier
 from cryomend.io.labels import read_labels
+from cryomend.io.mapped import mapped_volume, read_sections, release_pages
 from cryomend.io.mdoc import write_mdoc
 from cryomend.io.mrc import (
     Volume,
-    mapped_volume,
     open_stack,
+    open_volume,
     read_image,
     read_stack,
     read_volume,
-    release_pages,
     write_volume,
 )
 from cryomend.io.path import InputError, atomic_path, check_folder, check_writable, existing_file
-from cryomend.io.text import read_star_columns, read_toml, write_json, write_text
+from cryomend.io.text import (
+    read_lines,
+    read_star_columns,
+    read_star_texts,
+    read_toml,
+    write_json,
+    write_text,
+)
 
 __all__ = [
     "Alignment",
@@ -42,13 +49,17 @@ __all__ = [
     "is_identifier",
     "mapped_volume",
     "open_stack",
+    "open_volume",
     "read_alignment",
     "read_defocus",
     "read_doses",
     "read_image",
     "read_labels",
+    "read_lines",
+    "read_sections",
     "read_stack",
     "read_star_columns",
+    "read_star_texts",
     "read_tilt_angles",
     "read_toml",
     "read_volume",

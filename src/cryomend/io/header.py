@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from cryomend.io.path import InputError
 
 Header = NDArray[Any]  # zero-dimensional, of mrcfile's HEADER_DTYPE in either byte order
 
+_SECTIONS = 16  # in flight at a time: a few tens of MiB
 _THREADS = min(4, os.cpu_count() or 1)
 HEADER_BYTES: int = HEADER_DTYPE.itemsize
 MODE_NAMES = {
@@ -175,8 +177,13 @@ def set_float32(header: Header) -> None:
     header["nversion"] = header["nversion"] or 20141
 
 
-def set_statistics(header: Header, data: NDArray[np.float32]) -> None:
-    """Set minimum, maximum, mean and standard deviation, in float64 and section by section."""
+def set_statistics(
+    header: Header, data: NDArray[np.float32], *, after: Callable[[], None] | None = None
+) -> None:
+    """Set minimum, maximum, mean and standard deviation, in float64 and section by section.
+
+    ``after`` is called now and then, to let go of the memory of mapped sections that were seen.
+    """
     pivot = float(data[0].mean(dtype=np.float64))  # near the mean: squares about it lose no digits
 
     def sums(section: NDArray[np.float32]) -> tuple[float, float, float, float]:
@@ -184,7 +191,12 @@ def set_statistics(header: Header, data: NDArray[np.float32]) -> None:
         return float(section.min()), float(section.max()), float(about.sum()), float(about @ about)
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        low, high, first, second = zip(*pool.map(sums, data), strict=True)
+        rows: list[tuple[float, float, float, float]] = []
+        for start in range(0, len(data), _SECTIONS):
+            rows += pool.map(sums, data[start : start + _SECTIONS])
+            if after is not None:
+                after()
+    low, high, first, second = zip(*rows, strict=True)
     mean = sum(first) / data.size
     header["dmin"], header["dmax"] = min(low), max(high)
     header["dmean"] = pivot + mean

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import mmap
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +16,13 @@ from cryomend.io.path import InputError, atomic_path, check_writable, existing_f
 
 __all__ = [
     "Volume",
-    "mapped_volume",
     "open_mrc",
     "open_stack",
+    "open_volume",
     "read_image",
     "read_stack",
     "read_volume",
-    "release_pages",
+    "result_header",
     "write_volume",
 ]
 
@@ -99,12 +96,29 @@ def read_volume(
         too small, constant or not finite, or if its voxel size is missing or differs by more than 1 %
         between the axes.
     """
+    volume = open_volume(path, voxel_size=voxel_size, minimum_size=minimum_size)
+    volume.data = _checked_data(volume.data, volume.path or Path(path), minimum_shape=(minimum_size,) * 3)
+    return volume
+
+
+def open_volume(
+    path: str | os.PathLike[str], *, voxel_size: float | None = None, minimum_size: int = _MINIMUM_SIZE
+) -> Volume:
+    """Like `read_volume`, but the voxels stay on disk, in the file's own number format.
+
+    `cryomend.io.read_sections` looks at them one section after the other.
+
+    Raises
+    ------
+    InputError
+        As `read_volume`, except for voxels that are not finite or all equal: nobody has looked yet.
+    """
     name, header, extended, stored = open_mrc(path)
     if 401 <= header["ispg"] <= 630 and 0 < header["mz"] < header["nz"]:
         raise InputError(f"{name} holds {int(header['nz'] // header['mz'])} volumes; give them one by one")
     size = _given_size(voxel_size, "--voxel-size") or _cubic_size(header, name)
-    data = _checked_data(stored, name, minimum_shape=(minimum_size,) * 3)
-    return Volume(data, size, name, header, extended)
+    _refuse_small(stored, name, minimum_shape=(minimum_size,) * 3)
+    return Volume(stored, size, name, header, extended)
 
 
 def read_stack(path: str | os.PathLike[str], *, pixel_size: float | None = None) -> Volume:
@@ -295,81 +309,25 @@ def write_volume(
     final = check_writable(path)
     voxels = np.asarray(data, dtype=np.float32)
     _refuse_non_finite(voxels, f"the result for {final}", advice="nothing is written")
-    kept = None if like is None else like.header
-    header = words.new_header(stack=stack) if kept is None else kept.copy()
-    extended = b"" if like is None else like.extended_header
+    header, extended = result_header(voxels.shape, voxel_size=voxel_size, like=like, label=label, stack=stack)
     stored = voxels.transpose(np.argsort(words.axis_order(header)))
-    words.set_geometry(header, stored.shape, voxel_size)
-    words.set_float32(header)
     words.set_statistics(header, voxels)
-    words.append_label(header, label)
-    header["nsymbt"] = len(extended)
     with atomic_path(final) as partial, open(partial, "wb") as file:
         file.write(header.tobytes() + extended)
         for section in stored:  # never a second volume in memory
             file.write(section.astype(header.dtype["dmin"]).tobytes())
 
 
-@contextmanager
-def mapped_volume(
-    path: str | os.PathLike[str],
-    shape: tuple[int, int, int],
-    *,
-    voxel_size: float,
-    label: str | None = None,
-    stack: bool = False,
-) -> Iterator[NDArray[np.float32]]:
-    """Yield a float32 volume that lies in a new MRC file, to be filled slab by slab.
-
-    The disk space is reserved first. The file stands under its name when the block has ended without
-    an error; otherwise nothing is left.
-
-    Parameters
-    ----------
-    path : path-like
-        Where to write.
-    shape : tuple of int
-        (Z, Y, X).
-    voxel_size : float
-        Å; 0 for unknown.
-    label : str, optional
-        Text label of the header.
-    stack : bool
-        Mark the file as a stack of images.
-
-    Yields
-    ------
-    array of float32, shape (Z, Y, X)
-        Zeros at first.
-
-    Raises
-    ------
-    InputError
-        If the place cannot be written, the disk is too full, or the voxels end up not finite.
-    """
-    header = words.new_header(stack=stack)
-    words.set_geometry(header, shape, voxel_size)
+def result_header(
+    shape: tuple[int, ...], *, voxel_size: float, like: Volume | None, label: str | None, stack: bool
+) -> tuple[words.Header, bytes]:
+    """Make header and extended header of a float32 volume (Z, Y, X), as `write_volume` describes them."""
+    kept = None if like is None else like.header
+    header = words.new_header(stack=stack) if kept is None else kept.copy()
+    extended = b"" if like is None else like.extended_header
+    order = np.argsort(words.axis_order(header))
+    words.set_geometry(header, tuple(shape[axis] for axis in order), voxel_size)
     words.set_float32(header)
     words.append_label(header, label)
-    with atomic_path(path) as partial:
-        with open(partial, "wb") as file:
-            file.write(header.tobytes())
-            size = words.HEADER_BYTES + 4 * math.prod(shape)
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error now, not a crash later
-            else:
-                file.truncate(size)
-        voxels = np.memmap(partial, "<f4", "r+", words.HEADER_BYTES, shape)
-        yield voxels
-        words.set_statistics(header, voxels)
-        if not math.isfinite(float(header["dmean"])):
-            raise InputError(f"the result for {Path(path)} is not finite; nothing is written")
-        with open(partial, "r+b") as file:
-            file.write(header.tobytes())
-
-
-def release_pages(voxels: NDArray[Any]) -> None:
-    """Let go of the memory of a mapped volume; what was written stays in the file."""
-    mapping = getattr(voxels, "_mmap", None)
-    if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
-        mapping.madvise(mmap.MADV_DONTNEED)
+    header["nsymbt"] = len(extended)
+    return header, extended

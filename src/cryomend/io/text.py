@@ -20,7 +20,15 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["read_lines", "read_numbers", "read_star_columns", "read_toml", "write_json", "write_text"]
+__all__ = [
+    "read_lines",
+    "read_numbers",
+    "read_star_columns",
+    "read_star_texts",
+    "read_toml",
+    "write_json",
+    "write_text",
+]
 
 
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:
@@ -117,6 +125,35 @@ def read_star_columns(
     InputError
         If the file is missing, no star file, has no such table, or a value is not a finite number.
     """
+    name, table = _star_table(path, names)
+    columns = {}
+    for label in (*names, *(n for n in optional if n in table)):
+        try:
+            columns[label] = np.asarray(table[label], dtype=np.float64)
+        except ValueError:
+            columns[label] = np.array([np.nan])
+        if not np.isfinite(columns[label]).all():
+            raise InputError(f"{name}: column _{label} holds values that are not numbers; repair it first")
+    return columns
+
+
+def read_star_texts(
+    path: str | os.PathLike[str], names: Sequence[str], *, optional: Sequence[str] = ()
+) -> dict[str, list[str]]:
+    """Like `read_star_columns`, for columns of words such as file names.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, no star file or has no such table.
+    """
+    _, table = _star_table(path, names)
+    there = [*names, *(n for n in optional if n in table)]
+    return {label: [str(value) for value in table[label]] for label in there}
+
+
+def _star_table(path: str | os.PathLike[str], names: Sequence[str]) -> tuple[Path, Any]:
+    """Find the first table that has all the columns."""
     import starfile  # brings pandas, which only this needs
 
     name, _ = read_lines(path)
@@ -129,15 +166,7 @@ def read_star_columns(
         raise InputError(
             f"{name} has no table with {', '.join('_' + n for n in names)}; is it the right one?"
         )
-    columns = {}
-    for label in (*names, *(n for n in optional if n in table)):
-        try:
-            columns[label] = np.asarray(table[label], dtype=np.float64)
-        except ValueError:
-            columns[label] = np.array([np.nan])
-        if not np.isfinite(columns[label]).all():
-            raise InputError(f"{name}: column _{label} holds values that are not numbers; repair it first")
-    return columns
+    return name, table
 
 
 def _plain(obj: Any) -> Any:

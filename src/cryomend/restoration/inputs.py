@@ -1,4 +1,4 @@
-"""What is asked to be restored: files, directories, patterns and lists, each with its wedge and its result."""
+"""What is to be restored: files, directories, patterns and lists, each with its wedge and its result."""
 
 from __future__ import annotations
 
@@ -50,9 +50,7 @@ class Job:
     shape: tuple[int, int, int]
 
 
-def common_tilt_range(
-    tilt_range: TiltRange | None, tilt_angles_path: PathLike | None
-) -> TiltRange | None:
+def common_tilt_range(tilt_range: TiltRange | None, tilt_angles_path: PathLike | None) -> TiltRange | None:
     """Give the range that the options state for all files, if any.
 
     Raises
@@ -89,7 +87,8 @@ def list_sources(inputs: Sequence[PathLike]) -> tuple[list[Source], bool]:
     ----------
     inputs : sequence of path-like
         Tomograms; directories; patterns such as ``"*/rec*.mrc"``, where no file has that name; text files
-        (.txt, .lst, .list) with ``PATH`` or ``PATH TILT_MIN TILT_MAX`` in every line; RELION's tomograms.star.
+        (.txt, .lst, .list) with ``PATH`` or ``PATH TILT_MIN TILT_MAX`` in every line; RELION's
+        tomograms.star.
 
     Returns
     -------
@@ -169,7 +168,9 @@ def _read_star(name: Path) -> Iterator[Source]:
             angles = read_star_columns(path, [_ANGLE])[_ANGLE]
             tilt_range = (float(angles.min()), float(angles.max()))
             if not -90 <= tilt_range[0] < tilt_range[1] <= 90:
-                raise InputError(f"{path}: the angles _{_ANGLE} are not those of a tilt series inside ±90 degrees")
+                raise InputError(
+                    f"{path}: the angles _{_ANGLE} are not those of a tilt series inside ±90 degrees"
+                )
         yield Source(_find_listed(name, tomogram), tilt_range)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cryomend import __version__
-from cryomend.io import InputError, Volume, read_volume, write_volume
+from cryomend.io import InputError, Volume, open_volume, read_volume, write_volume
 from cryomend.restoration.confidence import (
     N_PASSES,
     calibrate_disagreement,
@@ -110,7 +110,7 @@ def check_options(
     if options.confidence is not None and options.confidence.resolve() in {p.resolve() for p in named}:
         raise InputError(f"--confidence {options.confidence} would overwrite another file; choose another")
     if options.even is not None and options.odd is not None:
-        read_halves(options.even, options.odd, read_volume(sources[0], voxel_size=1.0))
+        read_halves(options.even, options.odd, open_volume(sources[0], voxel_size=1.0))
 
 
 def read_halves(even: Path, odd: Path, whole: Volume) -> tuple[Tensor, Tensor]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["robust_mean_std"]
+__all__ = ["robust_mean_std", "stream_mean_std"]
 
 _SAMPLE = 2**22  # voxels: the median of four million is exact enough to start from
 _ITERATIONS = 20
@@ -53,6 +56,46 @@ def robust_mean_std(volume: Tensor, *, limit: float = 5.0) -> tuple[float, float
     return mean, std
 
 
+def stream_mean_std(
+    sections: Iterable[NDArray[np.float32]], sample: NDArray[np.float32], *, limit: float = 5.0
+) -> tuple[float, float]:
+    """Do as `robust_mean_std` on a volume that is seen only once, one section after the other.
+
+    The rule is carried through on the sample; the pass over all sections then takes mean and standard
+    deviation of the voxels within the limits that it found.
+
+    Parameters
+    ----------
+    sections : iterable of array, shape (Y, X)
+        All of the volume; taken to the end.
+    sample : array
+        Voxels from all over it, of any shape; those that are not finite do not count.
+    limit : float
+        As `robust_mean_std` has it.
+
+    Returns
+    -------
+    mean, std : float
+        ``std`` is positive.
+
+    Raises
+    ------
+    ValueError
+        If all voxels are equal.
+    """
+    finite = sample[np.isfinite(sample)]
+    telling = finite.size > 0 and bool(finite.min() < finite.max())
+    # of a sample that tells nothing every voxel counts
+    start = robust_mean_std(torch.from_numpy(finite)[None], limit=limit) if telling else (0.0, math.inf)
+    low, high = start[0] - limit * start[1], start[0] + limit * start[1]
+    mean, std = _section_moments(map(torch.from_numpy, sections), low, high)
+    if std > 0:
+        return mean, std
+    if not telling:
+        raise ValueError("the volume is constant and cannot be standardised")
+    return start  # all voxels between the limits are equal: those that the sample met are the signal
+
+
 def _start(volume: Tensor) -> tuple[float, float]:
     """Give median and scaled median absolute deviation of a regular sample of voxels."""
     flat = volume.detach().reshape(-1)
@@ -63,8 +106,12 @@ def _start(volume: Tensor) -> tuple[float, float]:
 
 
 def _moments(volume: Tensor, low: float, high: float) -> tuple[float, float]:
+    """Give mean and standard deviation of the voxels inside [low, high]."""
+    return _section_moments(volume.detach().cpu(), low, high)
+
+
+def _section_moments(sections: Iterable[Tensor], low: float, high: float) -> tuple[float, float]:
     """Give mean and standard deviation of the voxels inside [low, high], in float64, section by section."""
-    sections = volume.detach().cpu()
     count, total, squares = 0, 0.0, 0.0
     reference = 0.0
     for section in sections:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["restore_tiles"]
+__all__ = ["blend_tiles", "restore_tiles"]
 
 Progress = Callable[[int, int], None]
+Window = tuple[slice, ...]
 
 
 @dataclass(frozen=True)
@@ -73,14 +74,48 @@ def restore_tiles(
         raise ValueError(f"tile must be a positive multiple of {multiple}, got {tile}")
     if not 0 <= overlap <= tile // 2:
         raise ValueError(f"overlap must be from 0 to half the tile ({tile // 2}), got {overlap}")
-    axes = [_spans(n, tile, overlap, multiple) for n in volume.shape]
-    total = math.prod(len(spans) for spans in axes)
     blended = torch.zeros_like(volume)
+
+    def add(window: Window, part: Tensor) -> None:
+        blended[window] += part.to(blended)
+
+    blend_tiles(
+        tuple(volume.shape), lambda window: volume[window], function, add,
+        tile=tile, overlap=overlap, multiple=multiple, progress=progress,
+    )  # fmt: skip
+    return blended
+
+
+def blend_tiles(
+    shape: tuple[int, ...],
+    read: Callable[[Window], Tensor],
+    function: Callable[[Tensor], Tensor],
+    add: Callable[[Window, Tensor], None],
+    *,
+    tile: int,
+    overlap: int,
+    multiple: int,
+    progress: Progress | None = None,
+) -> None:
+    """Do the work of `restore_tiles` on a volume that need not be in memory.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        (Z, Y, X).
+    read : callable
+        Gives the voxels of a window (three slices inside the volume).
+    function, tile, overlap, multiple, progress
+        As `restore_tiles` takes them.
+    add : callable
+        Adds weighted voxels to the result, inside a window. Windows come in rows along X, slabs along Z.
+    """
+    axes = [_spans(n, tile, overlap, multiple) for n in shape]
+    total = math.prod(len(spans) for spans in axes)
     for done, spans in enumerate(itertools.product(*axes), start=1):
-        _blend_tile(blended, volume, spans, function)
+        _blend_tile(shape, spans, read, function, add)
         if progress is not None:
             progress(done, total)
-    return blended
 
 
 def _spans(n: int, tile: int, overlap: int, multiple: int) -> list[_Span]:
@@ -122,16 +157,20 @@ def _normalised(window: Tensor, total: Tensor, start: int) -> Tensor:
 
 
 def _blend_tile(
-    blended: Tensor, volume: Tensor, spans: tuple[_Span, ...], function: Callable[[Tensor], Tensor]
+    shape: tuple[int, ...],
+    spans: tuple[_Span, ...],
+    read: Callable[[Window], Tensor],
+    function: Callable[[Tensor], Tensor],
+    add: Callable[[Window, Tensor], None],
 ) -> None:
-    """Add one weighted tile in place; no padded copy of the volume is made."""
+    """Add one weighted tile; no padded copy of the volume is made."""
     sides = [len(span.weights) for span in spans]
     before = [max(-span.start, 0) for span in spans]
     inside = tuple(
         slice(max(span.start, 0), min(span.start + side, n))
-        for span, side, n in zip(spans, sides, volume.shape, strict=True)
+        for span, side, n in zip(spans, sides, shape, strict=True)
     )
-    part = volume[inside]
+    part = read(inside)
     padding = [
         width
         for b, n, side in zip(reversed(before), reversed(part.shape), reversed(sides), strict=True)
@@ -139,6 +178,6 @@ def _blend_tile(
     ]
     restored = function(F.pad(part, padding)[None, None])[0, 0]
     kept = tuple(slice(b, b + n) for b, n in zip(before, part.shape, strict=True))
-    weights = [span.weights[k].to(volume) for span, k in zip(spans, kept, strict=True)]
+    weights = [span.weights[k].to(part) for span, k in zip(spans, kept, strict=True)]
     weight = weights[0][:, None, None] * weights[1][:, None] * weights[2]
-    blended[inside] += restored[kept].to(blended) * weight
+    add(inside, restored[kept].to(part) * weight)

@@ -1,0 +1,126 @@
+"""Volumes larger than memory: voxels that stay in MRC files, read and written piece by piece."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cryomend.io import header as words
+from cryomend.io.mrc import Volume, result_header
+from cryomend.io.path import InputError, atomic_path
+
+__all__ = ["mapped_volume", "read_sections", "release_pages"]
+
+_SECTIONS = 16  # between two releases of memory: a few tens of MiB
+
+
+def read_sections(volume: Volume) -> Iterator[NDArray[np.float32]]:
+    """Yield the sections of an opened volume as float32, and refuse it when all have been seen.
+
+    Parameters
+    ----------
+    volume : Volume
+        Of `cryomend.io.open_volume`.
+
+    Yields
+    ------
+    array of float32, shape (Y, X)
+
+    Raises
+    ------
+    InputError
+        After the last section, if voxels are not finite or all are equal.
+    """
+    bad, first = 0, None
+    low, high = math.inf, -math.inf
+    for z in range(len(volume.data)):
+        section = np.array(volume.data[z], dtype=np.float32, order="C")
+        broken = ~np.isfinite(section)
+        if broken.any():
+            bad += int(broken.sum())
+            first = first or (z, *(int(i) for i in np.argwhere(broken)[0]))
+        low, high = min(low, float(section.min())), max(high, float(section.max()))
+        yield section
+        if z % _SECTIONS == 0:
+            release_pages(volume.data)
+    if first is not None:
+        raise InputError(
+            f"{volume.path} has {bad} voxels that are NaN or infinite, the first at (Z, Y, X) = {first}; "
+            "repair or crop it first"
+        )
+    if low == high:
+        raise InputError(f"{volume.path} is constant (every voxel is {low:g}); is it the right file?")
+
+
+@contextmanager
+def mapped_volume(
+    path: str | os.PathLike[str],
+    shape: tuple[int, int, int],
+    *,
+    voxel_size: float,
+    like: Volume | None = None,
+    label: str | None = None,
+    stack: bool = False,
+) -> Iterator[NDArray[np.float32]]:
+    """Yield a float32 volume that lies in a new MRC file, to be filled slab by slab.
+
+    The disk space is reserved first. The file stands under its name when the block has ended without
+    an error; otherwise nothing is left.
+
+    Parameters
+    ----------
+    path : path-like
+        Where to write.
+    shape : tuple of int
+        (Z, Y, X).
+    voxel_size : float
+        Å; 0 for unknown.
+    like : Volume, optional
+        What was read from the file this one descends from; its header is kept as by `write_volume`.
+    label : str, optional
+        Text label of the header.
+    stack : bool
+        Mark a new file as a stack of images; ignored with ``like``.
+
+    Yields
+    ------
+    array of float32, shape (Z, Y, X)
+        Zeros at first; in the byte order and the storage order of ``like``.
+
+    Raises
+    ------
+    InputError
+        If the place cannot be written, the disk is too full, or the voxels end up not finite.
+    """
+    header, extended = result_header(shape, voxel_size=voxel_size, like=like, label=label, stack=stack)
+    with atomic_path(path) as partial:
+        offset = words.HEADER_BYTES + len(extended)
+        with open(partial, "wb") as file:
+            file.write(header.tobytes() + extended)
+            size = offset + 4 * math.prod(shape)
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error now, not a crash later
+            else:
+                file.truncate(size)
+        voxels = np.memmap(partial, header.dtype["dmin"], "r+", offset, words.stored_shape(header))
+        yield voxels.transpose(words.axis_order(header))
+        words.set_statistics(header, voxels, after=lambda: release_pages(voxels))
+        if not math.isfinite(float(header["dmean"])):
+            raise InputError(f"the result for {Path(path)} is not finite; nothing is written")
+        with open(partial, "r+b") as file:
+            file.write(header.tobytes())
+
+
+def release_pages(voxels: NDArray[Any]) -> None:
+    """Let go of the memory of a mapped volume; what was written stays in the file."""
+    mapping = getattr(voxels, "_mmap", None)
+    if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapping.madvise(mmap.MADV_DONTNEED)

@@ -1,0 +1,287 @@
+"""Restoring one file: what was understood is said, the result appears only when complete."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import Tensor, nn
+
+from cryomend import __version__
+from cryomend.io import (
+    InputError,
+    Volume,
+    mapped_volume,
+    open_volume,
+    read_sections,
+    release_pages,
+    write_volume,
+)
+from cryomend.restoration.inputs import Job
+from cryomend.restoration.options import Options, blend_file, write_confidence
+from cryomend.restoration.predict import restore_mapped
+from cryomend.restoration.standardise import stream_mean_std
+
+__all__ = ["Setting", "is_done", "range_in_words", "restore_job", "say_setting"]
+
+Progress = Callable[[int, int], None]
+Progresses = Callable[[str], AbstractContextManager[Progress]]
+_SAMPLE = 2**22  # voxels
+_LABEL_LENGTH = 80
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all files of one call share."""
+
+    network: nn.Module
+    metadata: dict[str, Any]
+    device: torch.device
+    protein: str
+    report: Path | None
+    average_along_y: bool
+    why_model: str = ""
+    options: Options = field(default_factory=Options)
+
+    @property
+    def label(self) -> str:
+        """What the headers of the results say was done, and by what."""
+        return f"{self.metadata['name']} {self.options.label}"
+
+    @property
+    def needs_whole(self) -> bool:
+        """Whether something is asked for that works on the whole volume in memory."""
+        asked = self.options.keep, self.options.confidence, self.report
+        return any(wanted is not None for wanted in asked)
+
+    @property
+    def model_in_words(self) -> str:
+        """Name of the model and, where nobody asked for it, why it was taken."""
+        name = str(self.metadata["name"])
+        return f"{name} ({self.why_model})" if self.why_model else name
+
+
+def restore_job(
+    job: Job, setting: Setting, console: Console, progresses: Progresses, *, announce: bool
+) -> None:
+    """Read, restore and write one file.
+
+    Parameters
+    ----------
+    job : Job
+        The file, its header checked.
+    setting : Setting
+        What all files share.
+    console : Console
+        Where to say what was understood.
+    progresses : callable
+        Makes what shows the progress under a name.
+    announce : bool
+        Say what `say_setting` says too, once the voxels have been looked at.
+
+    Raises
+    ------
+    InputError
+        If the voxels cannot be worked with or the place cannot be written.
+    """
+    opened = open_volume(job.source, voxel_size=job.voxel_size)
+    # before a word is said: of voxels that cannot be used the user is to read one line
+    mean_std = _measure(opened)
+    if announce:
+        say_setting(setting, console)
+    _say_what_was_understood(job, setting, console)
+    _make_directory(job.target.parent)
+    label = f"cryomend {__version__} {setting.label}"
+    work = _restore_whole if setting.needs_whole else _restore_piecewise
+    work(job, opened, setting, console, progresses, mean_std=mean_std, label=label)
+
+
+def _make_directory(directory: Path) -> None:
+    """Make the directory of the results, only now that there will be one."""
+    try:
+        directory.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the directory {directory}: {error.strerror}; make it first") from error
+
+
+def _measure(opened: Volume) -> tuple[float, float]:
+    """Find mean and deviation, and look at every voxel, in one pass after a sample of rows."""
+    stored = opened.data
+    every = -(-stored.size // _SAMPLE)
+    rows = []
+    for z, section in enumerate(stored):
+        rows.append(np.array(section[(z * 37) % every :: every], dtype=np.float32))  # not the same rows
+        release_pages(stored)
+    return stream_mean_std(read_sections(opened), np.concatenate(rows))
+
+
+def _restore_piecewise(
+    job: Job,
+    opened: Volume,
+    setting: Setting,
+    console: Console,
+    progresses: Progresses,
+    *,
+    mean_std: tuple[float, float],
+    label: str,
+) -> None:
+    """Restore from file to file, row of tiles by row of tiles."""
+    size = opened.voxel_size
+    with (
+        mapped_volume(job.target, job.shape, voxel_size=size, like=opened, label=label) as restored,
+        progresses(job.source.name) as progress,
+    ):
+        _restore(restored, opened, setting, console, progress, mean_std)
+
+
+def _restore(
+    restored: NDArray[np.float32],
+    opened: Volume,
+    setting: Setting,
+    console: Console,
+    progress: Progress,
+    mean_std: tuple[float, float],
+) -> None:
+    """Fill an array with the answer of the network."""
+    restore_mapped(
+        restored, opened.data, setting.network, mean_std=mean_std, protein=setting.protein,
+        device=setting.device, progress=progress, say=console.print,
+    )  # fmt: skip
+
+
+def _restore_whole(
+    job: Job,
+    opened: Volume,
+    setting: Setting,
+    console: Console,
+    progresses: Progresses,
+    *,
+    mean_std: tuple[float, float],
+    label: str,
+) -> None:
+    """Restore in memory, where spectra, confidence and pictures of the whole volume are asked for."""
+    before = replace(opened, data=np.array(opened.data, dtype=np.float32, order="C"))
+    started = time.monotonic()
+    answer = np.empty_like(before.data)
+    with progresses(job.source.name) as progress:
+        _restore(answer, before, setting, console, progress, mean_std)
+    joined = _follow_options(job, before, torch.from_numpy(answer), setting, console, progresses).numpy()
+    seconds = time.monotonic() - started
+    write_volume(job.target, joined, voxel_size=before.voxel_size, like=before, label=label)
+    if setting.report is not None:
+        from cryomend.evaluation.report import write_restoration_report  # brings matplotlib
+
+        write_restoration_report(
+            setting.report,
+            before=before.data,
+            after=joined,
+            voxel_size=before.voxel_size,
+            tilt_range=_inside_90(job.tilt_range),
+            provenance=_provenance(job, setting, seconds),
+            average_along_y=setting.average_along_y,
+        )
+
+
+def _follow_options(
+    job: Job, before: Volume, restored: Tensor, setting: Setting, console: Console, progresses: Progresses
+) -> Tensor:
+    """Give back what of the data the answer of the network is joined with, and write its confidence."""
+    options, model = setting.options, (setting.network, setting.metadata)
+    joined = restored
+    if options.keep is not None and job.tilt_range is not None:
+        joined = blend_file(options, before, restored, tilt_range=job.tilt_range, say=console.print)
+    if options.confidence is not None:
+        with progresses(f"{job.source.name}, confidence") as progress:
+            write_confidence(
+                options, before, restored, model, protein=setting.protein, device=setting.device,
+                progress=progress, say=console.print,
+            )  # fmt: skip
+    return joined
+
+
+def is_done(job: Job, setting: Setting) -> bool:
+    """Tell whether the result is there already, complete and made by the same model and options.
+
+    Results appear under their name only when complete. One older than its tomogram is none. The model is
+    told by the label in the header; of files whose ten labels are all taken, the shape must do.
+    """
+    try:
+        there = open_volume(job.target, voxel_size=1.0)
+        if job.target.stat().st_mtime < job.source.stat().st_mtime:
+            return False
+    except (InputError, OSError):
+        return False
+    wanted = setting.label.encode("ascii", "replace").decode()
+    ours = [label for label in there.labels if re.match(r"cryomend \S+ ", label)]
+    last = ours[-1] if ours else ""  # a tomogram may have been restored before
+    made_by = last.split(" ", 2)[-1]
+    cut = len(last) == _LABEL_LENGTH and wanted.startswith(made_by)
+    beside = [path for path in (setting.report, setting.options.confidence) if path is not None]
+    complete = there.data.shape == job.shape and all(path.is_file() for path in beside)
+    return complete and (made_by == wanted or cut or len(there.labels) == 10)
+
+
+def _inside_90(tilt_range: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Move a range that reaches 90 degrees just inside, where the tangent of the wedge is finite."""
+    return None if tilt_range is None else (max(tilt_range[0], -89.9), min(tilt_range[1], 89.9))
+
+
+def _provenance(job: Job, setting: Setting, seconds: float) -> dict[str, str]:
+    """Say where a result comes from, for the report."""
+    return {
+        "Input": str(job.source),
+        "Shape (Z, Y, X)": " x ".join(map(str, job.shape)),
+        "Voxel size": f"{job.voxel_size:g} Å",
+        "Tilt range": range_in_words(job.tilt_range),
+        "Protein": setting.protein,
+        "Model": setting.model_in_words,
+        "Device": _device_in_words(setting.device),
+        "Time": f"{seconds:.1f} s",
+        "Program": f"cryomend {__version__}",
+        "Output": str(job.target),
+    }
+
+
+def say_setting(setting: Setting, console: Console) -> None:
+    """Say what holds for all files."""
+    where = _device_in_words(setting.device)
+    console.print(f"model {setting.model_in_words}, device {where}, protein {setting.protein}")
+
+
+def _say_what_was_understood(job: Job, setting: Setting, console: Console) -> None:
+    """Print shape, voxel size and tilt range of a file, and warn if the model knows no such voxels."""
+    size = job.voxel_size
+    shape = " x ".join(map(str, job.shape))
+    console.print(f"{job.source}: {shape} voxels (Z, Y, X) of {size:g} Å, {range_in_words(job.tilt_range)}")
+    trained = setting.metadata.get("voxel_size_range")
+    if trained is not None and not 0.999 * trained[0] <= size <= 1.001 * trained[1]:
+        known = f"{trained[0]:g} to {trained[1]:g} Å" if trained[0] < trained[1] else f"{trained[0]:g} Å"
+        console.print(
+            f"warning: {job.source} has voxels of {size:g} Å, the model was trained on {known}; "
+            "bin or resample the tomogram to that size for a trustworthy result"
+        )
+
+
+def range_in_words(tilt_range: tuple[float, float] | None) -> str:
+    """Write a tilt range, or what to do about its absence."""
+    if tilt_range is None:
+        return (
+            "tilt range unknown (--tilt-range or --tilt-angles tells; the report and --keep-measured use it)"
+        )
+    return f"tilt range {tilt_range[0]:g} to {tilt_range[1]:g} degrees"
+
+
+def _device_in_words(device: torch.device) -> str:
+    """Name the device so that nobody computes on a CPU without knowing it."""
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    return f"cpu ({torch.get_num_threads()} threads)" if device.type == "cpu" else str(device)
