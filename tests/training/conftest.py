@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,15 @@ def loggers_speak(monkeypatch: pytest.MonkeyPatch) -> None:
     """Undo what import-linter does to the loggers of a process that it was run in."""
     for name in ("files", "monitor"):
         monkeypatch.setattr(logging.getLogger(f"cryomend.training.{name}"), "disabled", False)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums in float32 depend on how many threads share them; the runs to be compared all have one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ def test_training_needs_no_folder_and_says_what_it_made(folder, run_cli):
 
 
 @pytest.mark.slow
-def test_a_run_on_the_stream_that_was_killed_ends_at_equal_bits(folder, run_cli):
+def test_a_run_on_the_stream_that_was_killed_ends_at_equal_bits(folder, run_cli, one_thread):
     Path("r.yaml").write_text(RECIPE.replace("steps: 6", "steps: 40"))
     assert run_cli(*train("straight", "--workers", 0)).code == 0
     process = subprocess.Popen(

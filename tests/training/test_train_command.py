@@ -68,7 +68,7 @@ def weights(output: str) -> torch.Tensor:
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_and_resumed_ends_at_equal_bits(folder, run_cli):
+def test_a_run_that_was_killed_and_resumed_ends_at_equal_bits(folder, run_cli, one_thread):
     (folder / "small.yaml").write_text(RECIPE.replace("steps: 8", "steps: 60"))
     assert run_cli(*train("straight")).code == 0
     process = start(*PROGRAM, *train("killed"))
