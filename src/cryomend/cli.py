@@ -619,6 +619,20 @@ def report(
 def main() -> None:
     """Run the command line; errors a user can cause end in one line on stderr and exit code 2."""
     try:
+        _run_command()
+    except SystemExit as end:
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            # One of several processes of torchrun: threads of its closed process group can abort the
+            # interpreter while it shuts down, after all is written, and the run would count as failed.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(end.code if isinstance(end.code, int) else 0 if end.code is None else 1)
+        raise
+
+
+def _run_command() -> None:
+    """The command of the arguments; ends with ``SystemExit``."""
+    try:
         app(args=_spread(sys.argv[1:]))
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("CRYOMEND_DEBUG"):
