@@ -10,24 +10,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from cryomend.compilation import compile_kernel
 
 __all__ = ["BLOCK", "block_rows", "project_block", "smear_block", "unblock_rows"]
 
 BLOCK = 128  # floats along Y that move together: 512 bytes, eight cache lines
 
 
-def _compiled(function: Any) -> Any:
-    """Compile without holding the interpreter; kept on disk where a place for it can be found."""
-    try:
-        return numba.njit(nogil=True, fastmath=True, boundscheck=False, cache=True)(function)
-    except RuntimeError:  # neither the package nor the user has a folder that can be written
-        return numba.njit(nogil=True, fastmath=True, boundscheck=False)(function)
-
-
-@_compiled
+@compile_kernel
 def block_rows(images: NDArray[np.float32], blocked: NDArray[np.float32]) -> None:
     """Turn (n, up to BLOCK rows, X) into (n, margin + X + margin, BLOCK); what is not given is left alone."""
     n, rows, width = images.shape
@@ -39,7 +32,7 @@ def block_rows(images: NDArray[np.float32], blocked: NDArray[np.float32]) -> Non
                     blocked[i, margin + x, j] = images[i, j, x]
 
 
-@_compiled
+@compile_kernel
 def unblock_rows(blocked: NDArray[np.float32], volume: NDArray[np.float32]) -> None:
     """Turn (n, margin + X + margin, BLOCK) into (n, up to BLOCK rows, X)."""
     depth, rows, width = volume.shape
@@ -51,7 +44,7 @@ def unblock_rows(blocked: NDArray[np.float32], volume: NDArray[np.float32]) -> N
                     volume[z, j, x] = blocked[z, margin + x, j]
 
 
-@_compiled
+@compile_kernel
 def smear_block(
     images: NDArray[np.float32],
     cosine: NDArray[np.float64],
@@ -98,7 +91,7 @@ def smear_block(
                     )
 
 
-@_compiled
+@compile_kernel
 def _taps(
     dx: float, dz: float, cosine: float, sine: float, reach: float, centre: float, tilt: int, padded: int
 ) -> tuple[Any, Any, Any]:
@@ -114,7 +107,7 @@ def _taps(
     return np.uint64((tilt * padded + place) * BLOCK), np.float32(first), np.float32(second)
 
 
-@_compiled
+@compile_kernel
 def project_block(
     volume: NDArray[np.float32],
     cosine: float,
@@ -164,7 +157,7 @@ def project_block(
                 )
 
 
-@_compiled
+@compile_kernel
 def _voxels(
     dx: float,
     plane: int,

@@ -94,7 +94,7 @@ def map_marginal(values: Tensor, source: Tensor, target: Tensor) -> Tensor:
     Linear between the tabulated quantiles; beyond the last one, shifted by as much as that one.
     """
     source, target = source.to(values.dtype), target.to(values.dtype)
-    inside = values.clamp(source[0].item(), source[-1].item()).contiguous()
+    inside = values.clamp(source[0], source[-1]).contiguous()  # no number leaves the device
     index = torch.searchsorted(source, inside).clamp(1, len(source) - 1)
     low, high = source[index - 1], source[index]
     share = (inside - low) / (high - low).clamp(min=1e-12)
@@ -192,7 +192,7 @@ class Whitening:
 
         Where the noise has next to no power (beyond a Fourier crop, say) it stays weak.
         """
-        return filter_fourier(patches, 1 / self.amplitude.clamp(min=_WEAKEST * self.amplitude.max().item()))
+        return filter_fourier(patches, 1 / self.amplitude.clamp(min=_WEAKEST * self.amplitude.max()))
 
     def colour(self, normal: Tensor, *, transfer: Tensor | None = None) -> Tensor:
         """Turn white normal noise on a torus (n, Y, X) into noise of this law and spectrum.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryomend.dose import radiation_damage
-from cryomend.fourier import filter_fourier
+from cryomend.fourier import filter_fourier, resample_fourier
 
 __all__ = ["align_images", "bin_images", "binned_shape", "dose_weight"]
 
@@ -106,12 +106,7 @@ def bin_images(images: Tensor, factor: float) -> tuple[Tensor, float]:
     kept, new = binned_shape((height, width), factor)
     start = [n // 2 - m // 2 for n, m in zip((height, width), kept, strict=True)]
     images = images[:, start[0] : start[0] + kept[0], start[1] : start[1] + kept[1]]
-    centred = torch.fft.ifftshift(images, dim=(1, 2))  # the centre becomes the origin, so no phase is lost
-    spectrum = torch.fft.fftshift(torch.fft.fft2(centred), dim=(1, 2))
-    low = [n // 2 - m // 2 for n, m in zip(kept, new, strict=True)]
-    spectrum = spectrum[:, low[0] : low[0] + new[0], low[1] : low[1] + new[1]]
-    binned = torch.fft.fftshift(torch.fft.ifft2(torch.fft.ifftshift(spectrum, dim=(1, 2))), dim=(1, 2)).real
-    return binned.contiguous() * (new[0] * new[1] / (kept[0] * kept[1])), kept[1] / new[1]
+    return resample_fourier(images, new), kept[1] / new[1]
 
 
 def binned_shape(shape: tuple[int, int], factor: float) -> tuple[tuple[int, int], tuple[int, int]]:

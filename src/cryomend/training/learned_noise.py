@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ class LearnedNoise:
         generator: torch.Generator,
     ) -> Tensor:
         """Draw noise for each tilt; see `cryomend.noise.sample_noise`."""
-        model = load_noise_model(self.path, device=generator.device)
+        model = _model_at(self.path.resolve(), str(generator.device))
 
         def draw(field: tuple[int, int]) -> Tensor:
             return sample_noise(model, tilt_angles=tilt_angles, shape=field, generator=generator)
@@ -102,6 +103,12 @@ class LearnedNoise:
     def record(self) -> dict[str, Any]:
         """What a pair's record says about its learned noise."""
         return {"model": self.path.name, "rescaled": self.rescale}
+
+
+@lru_cache(maxsize=8)
+def _model_at(path: Path, device: str) -> NoiseModel:
+    """A model read once per process, not once per pair; it keeps what it refined for the last field."""
+    return load_noise_model(path, device=device)
 
 
 def find_noise(

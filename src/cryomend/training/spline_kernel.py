@@ -4,22 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from cryomend.compilation import compile_kernel
 
 __all__ = ["sample_spline"]
 
 
-def _compiled(function: Any) -> Any:
-    """Compile without holding the interpreter; kept on disk where a place for it can be found."""
-    try:
-        return numba.njit(nogil=True, fastmath=True, boundscheck=False, cache=True)(function)
-    except RuntimeError:  # neither the package nor the user has a folder that can be written
-        return numba.njit(nogil=True, fastmath=True, boundscheck=False)(function)
-
-
-@_compiled
+@compile_kernel
 def _weights(a: Any) -> Any:
     """Cubic B-spline at distances 1 + a, a, 1 - a, 2 - a, in single precision."""
     b = np.float32(1) - a
@@ -29,7 +22,7 @@ def _weights(a: Any) -> Any:
     return b * b * b * sixth, inner[0], inner[1], a * a * a * sixth
 
 
-@_compiled
+@compile_kernel
 def sample_spline(
     coefficients: NDArray[np.float32], matrix: NDArray[np.float32], turned: NDArray[np.float32]
 ) -> None:
