@@ -45,6 +45,7 @@ MODELS = [
     UserConfig,
 ]
 FILES = {
+    "best-model.yaml": Recipe,
     "default-model.yaml": Recipe,
     "smoke.yaml": Recipe,
     "reference.yaml": Recipe,
@@ -234,6 +235,18 @@ def test_an_empty_file_means_all_defaults(tmp_path):
     assert load_recipe(tmp_path / "a.yaml") == load_recipe(None) == Recipe()
 
 
+def test_a_recipe_begins_with_the_file_that_it_names_as_its_base(tmp_path):
+    (tmp_path / "a.yaml").write_text("training: {steps: 7, crop: 32}\nstream: {buffer: 3}\n")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "b.yaml").write_text("base: ../a.yaml\ntraining: {crop: 48}\n")
+    read = load_recipe(tmp_path / "sub" / "b.yaml", {"training": {"steps": 9, "batch": 5}})
+    assert (read.training.steps, read.training.crop, read.training.batch) == (7, 48, 5)
+    assert read.stream.buffer == 3
+    (tmp_path / "a.yaml").write_text("base: sub/b.yaml\n")
+    with pytest.raises(ValueError, match=r"a\.yaml: base sub/b\.yaml leads back to itself"):
+        load_recipe(tmp_path / "sub" / "b.yaml")
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -255,7 +268,8 @@ def test_files_that_hold_no_mapping_of_options_are_refused(tmp_path, text, says)
 def test_every_file_in_configs_is_read_by_its_model():
     assert {path.name for path in CONFIGS.glob("*.yaml")} == set(FILES)
     for name, model in FILES.items():
-        assert load_config(model, CONFIGS / name) != model(), name
+        read = load_recipe(CONFIGS / name) if model is Recipe else load_config(model, CONFIGS / name)
+        assert read != model(), name
 
 
 @pytest.mark.skipif(not CONFIGS.is_dir(), reason="the tests stand outside the repository")

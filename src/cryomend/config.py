@@ -519,6 +519,13 @@ class TrainingConfig(StageConfig):
     wedge_weight: float = Field(
         0.0, ge=0, description="extra weight of the error inside the missing wedge; 0 is the plain error"
     )
+    balance: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="crops weigh by the mean square of their pair's density to the minus this, between a "
+        "quarter and four times; 0 is the plain error, in which thin filaments hardly count",
+    )
     recon_share: float = Field(
         1.0,
         gt=0,
@@ -535,7 +542,8 @@ class TrainingConfig(StageConfig):
     validate_every: int = Field(500, ge=1, description="steps from one validation to the next")
     checkpoint_minutes: float = Field(4.0, ge=0, description="from one checkpoint to the next, minutes")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="of the convolutions; auto is bfloat16 where CUDA has it, else float32"
+        "auto",
+        description="of the convolutions; auto is bfloat16 where CUDA or the CPU multiplies it, else float32",
     )
     compile_network: bool = Field(
         False, description="torch.compile; on a CPU it takes a minute and gains nothing"
@@ -669,7 +677,7 @@ def load_recipe(path: str | Path | None, *bases: dict[str, Any]) -> Recipe:
     Parameters
     ----------
     path : str or Path, optional
-        The file.
+        The file. Where it has a key ``base``, that file (from its own folder) is read first.
     *bases : dict
         Values for what it leaves out, option by option; later ones win. Kinds of specimens are replaced
         all together.
@@ -683,10 +691,8 @@ def load_recipe(path: str | Path | None, *bases: dict[str, Any]) -> Recipe:
     ValueError
         As `load_config`.
     """
-    if not bases:
-        return load_config(Recipe, path)
     values: dict[str, Any] = {}
-    for given in (*bases, {} if path is None else _read_yaml(Path(path))):
+    for given in (*bases, {} if path is None else _read_with_base(Path(path))):
         values = _merge(values, given)
     try:
         return Recipe.model_validate(values)
@@ -694,6 +700,18 @@ def load_recipe(path: str | Path | None, *bases: dict[str, Any]) -> Recipe:
         if path is None:
             raise
         raise ValidationError.from_exception_data(str(path), error.errors()) from None  # type: ignore[arg-type]
+
+
+def _read_with_base(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A YAML file over the one that it names as its base."""
+    values = _read_yaml(path)
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    file = path.parent / str(base)
+    if file.resolve() in (path.resolve(), *above):
+        raise ValueError(f"{path}: base {base} leads back to itself; name another file or leave it out")
+    return _merge(_read_with_base(file, (path.resolve(), *above)), values)
 
 
 def _merge(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -80,3 +80,16 @@ def test_the_removed_wedge_counts_as_missing_in_the_second_task():
 
     inside = (target - remove_wedge(target, kept)).square().mean().item()
     assert loss(2.0) - loss(0.0) == pytest.approx(2 * inside, rel=1e-4)
+
+
+def test_importance_weighs_the_squared_error_of_each_crop():
+    x, y = noise(2, 1, 8, 8, 8), torch.zeros(2, 1, 8, 8, 8)
+    mask = missing_wedge_mask((8, 8, 8), tilt_min=-60, tilt_max=60)
+    importance = torch.tensor([4.0, 0.5])
+
+    def loss(x, importance=None):
+        batch = CropBatch(x, torch.zeros_like(x), kept=mask, measured=mask, importance=importance)
+        return multi_task_loss(nn.Identity(), batch, weight=0.3, wedge_weight=2.0)
+
+    torch.testing.assert_close(loss(x, importance), (4 * loss(x[:1]) + 0.5 * loss(x[1:])) / 2)
+    torch.testing.assert_close(restoration_error(x, y, measured=None, wedge_weight=0.0), x.square().mean())

@@ -180,6 +180,7 @@ def test_speed_and_stall_are_measured():
         {"precision": "bfloat16"},
         {"stem": "double", "encoder_convs": 1},
         {"lambda_recon": 0.0},
+        {"balance": 1.0},
     ],
 )
 def test_every_switch_trains(change):
@@ -198,8 +199,10 @@ def test_a_residual_network_begins_with_its_input():
     torch.testing.assert_close(residual.network(x), plain.network(x) + x)
 
 
-def test_precision_follows_the_device():
-    assert autocast_dtype("auto", "cpu") is None
+def test_precision_follows_the_device(monkeypatch):
+    for found, wanted in (({"avx2": True}, None), ({"avx512_bf16": True}, torch.bfloat16), ({}, None)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
+        assert autocast_dtype("auto", "cpu") is wanted
     assert autocast_dtype("float32", "cuda") is None
     assert autocast_dtype("bfloat16", "cpu") is torch.bfloat16
     assert autocast_dtype("float16", "cuda") is torch.float16

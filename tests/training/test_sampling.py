@@ -77,3 +77,13 @@ def test_the_own_wedge_is_drawn_only_for_a_loss_that_asks():
     wedges = [missing_wedge_mask((16, 16, 16), tilt_min=a, tilt_max=b) for a, b in ranges]
     wedges = [w & w.flip((0, 1, 2)).roll((1, 1, 1), (0, 1, 2)) for w in wedges]
     assert all(any(torch.equal(m[0], w) for w in wedges) for m in batch.measured)
+
+
+def test_thin_specimens_count_more_and_crowded_ones_less_up_to_four_times():
+    config = CONFIG.model_copy(update={"balance": 1.0, "batch": 1, "rotation_share": 0.0})
+    for value, weight in ((0.5, 2.0), (0.1, 4.0), (1.0, 0.5), (4.0, 0.25), (0.0, 4.0)):
+        tomogram = torch.randn(16, 16, 16, generator=torch.Generator().manual_seed(0))
+        pair = prepare_pair(tomogram, torch.full((16, 16, 16), value))
+        batch = draw_batch([pair], config, seed=0, step_first=0, own_first=0, device="cpu")
+        assert batch.importance.tolist() == pytest.approx([weight], rel=1e-3)
+    assert draw().importance is None

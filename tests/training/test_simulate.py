@@ -36,7 +36,9 @@ def fitted(monkeypatch):
 
     monkeypatch.setattr(learned_noise, "load_noise_model", lambda path, device="cpu": model)
     monkeypatch.setattr(learned_noise, "sample_noise", sample_noise)
-    return model
+    learned_noise._model_at.cache_clear()
+    yield model
+    learned_noise._model_at.cache_clear()
 
 
 def mean_frequency(images, pixel_size):

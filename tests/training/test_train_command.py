@@ -22,7 +22,8 @@ from cryomend.training.loop import Trainer
 
 SMALL = "{channels: [4, 4], crop: 16, steps: 8, warm_up: 2, learning_rate: 1.0e-3, validation_share: 0.25"
 RECIPE = (
-    f"training: {SMALL}, rotation_share: 0.0, recon_share: 0.5, checkpoint_minutes: 0, validate_every: 3}}"
+    f"training: {SMALL}, rotation_share: 0.0, recon_share: 0.5, checkpoint_minutes: 0, validate_every: 3, "
+    "precision: float32}"
 )
 PROGRAM = [sys.executable, "-c", "from cryomend.cli import main; main()"]
 TORCHRUN = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,12 +21,14 @@ class CropBatch:
     ``tomogram`` x and ``density`` y are (B, 1, Z, Y, X). The masks, (B, 1, Z, Y, X) or (Z, Y, X), are True
     where data are left, in the layout of ``fftn`` and Friedel-symmetric: ``kept`` by the further wedge M of
     the second task (None leaves it out of this step), ``measured`` by the crop's own (None if no loss asks).
+    ``importance`` (B,) weighs the crops' errors; None weighs all alike.
     """
 
     tomogram: Tensor
     density: Tensor
     kept: Tensor | None = None
     measured: Tensor | None = None
+    importance: Tensor | None = None
 
 
 def remove_wedge(tomogram: Tensor, measured: Tensor) -> Tensor:
@@ -49,7 +52,12 @@ def remove_wedge(tomogram: Tensor, measured: Tensor) -> Tensor:
 
 
 def restoration_error(
-    restored: Tensor, density: Tensor, *, measured: Tensor | None, wedge_weight: float
+    restored: Tensor,
+    density: Tensor,
+    *,
+    measured: Tensor | None,
+    wedge_weight: float,
+    importance: Tensor | None = None,
 ) -> Tensor:
     """Mean squared error, in which the missing part of Fourier space may count more.
 
@@ -63,6 +71,8 @@ def restoration_error(
         As in `remove_wedge`; None gives the plain error.
     wedge_weight : float
         Extra weight of the error where ``measured`` is False; 0 gives the plain error.
+    importance : Tensor, shape (B,), optional
+        Factor on the squared error of each crop.
 
     Returns
     -------
@@ -75,6 +85,8 @@ def restoration_error(
     count too; what they smear over Fourier space is a few per cent of the error.
     """
     error = restored.float() - density.float()
+    if importance is not None:
+        error = error * importance.sqrt()[:, None, None, None, None]
     loss = error.square().mean()
     if measured is not None and wedge_weight > 0:
         loss = loss + wedge_weight * (error - remove_wedge(error, measured)).square().mean()
@@ -102,9 +114,10 @@ def multi_task_loss(
     Tensor, scalar
     """
     x, y, own = batch.tomogram, batch.density, batch.measured
-    loss = restoration_error(network(x), y, measured=own, wedge_weight=wedge_weight)
+    error = functools.partial(restoration_error, wedge_weight=wedge_weight, importance=batch.importance)
+    loss = error(network(x), y, measured=own)
     if batch.kept is not None and weight > 0:
         left = batch.kept if own is None else own & batch.kept
         again = network(remove_wedge(x, batch.kept))
-        loss = loss + weight * restoration_error(again, y, measured=left, wedge_weight=wedge_weight)
+        loss = loss + weight * error(again, y, measured=left)
     return loss

@@ -47,6 +47,11 @@ class PreparedPair:
     tilt_range: tuple[float, float] = (-60.0, 60.0)
     voxel_size: float = 10.0
 
+    @functools.cached_property
+    def density_power(self) -> float:
+        """Mean square of the density, V²."""
+        return float(self.density.float().square().mean())
+
 
 def prepare_pair(
     tomogram: Tensor,
@@ -109,7 +114,8 @@ class Crop:
     """A training crop: ``tomogram`` and ``density`` (side, side, side) of float32.
 
     ``pose`` (3, 3) is orthogonal: the crop shows at ``p`` what the pair has at ``pose @ p``, so its missing
-    wedge is ``~rotated_wedge_mask(shape, pose, ...)``. ``turned`` tells a rotation from mere mirroring.
+    wedge is ``~rotated_wedge_mask(shape, pose, ...)``. ``turned`` tells a rotation from mere mirroring;
+    ``density_power`` is that of the pair.
     """
 
     tomogram: Tensor
@@ -117,6 +123,7 @@ class Crop:
     pose: NDArray[np.float64]
     turned: bool
     tilt_range: tuple[float, float]
+    density_power: float
 
 
 def cut_crop(
@@ -170,7 +177,7 @@ def cut_crop(
         y = y.clamp(*DENSITY_LIMITS)  # the spline overshoots at the edge of a clipped bead
     axes = [axis for axis in range(3) if rng.random() < 0.5]
     mirror = np.diag([-1.0 if axis in axes else 1.0 for axis in range(3)])
-    return Crop(x.flip(axes), y.flip(axes), pose @ mirror, turned, pair.tilt_range)
+    return Crop(x.flip(axes), y.flip(axes), pose @ mirror, turned, pair.tilt_range, pair.density_power)
 
 
 def _cut_cubes(

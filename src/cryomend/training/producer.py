@@ -178,6 +178,8 @@ class Workers:
 
 def _serve(pipe: Connection, make: Make, folder: Path, branch: str, digest: str) -> None:
     """What a worker does: make pairs until it is stopped."""
+    if hasattr(os, "nice"):
+        os.nice(10)  # the optimiser comes first where cores are few
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends us
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, args=(folder, branch), daemon=True).start()

@@ -16,6 +16,7 @@ from cryomend.config import Recipe, TrainingConfig, dump_config
 from cryomend.io import InputError, atomic_path, check_folder, check_writable
 from cryomend.network.unet import RestorationUNet
 from cryomend.network.weights import load_model, save_model
+from cryomend.network.widen import can_widen, widen_network
 from cryomend.restoration.model import resolve_model
 from cryomend.training.distributed import is_first_process, join_processes
 from cryomend.training.loop import Trainer, network_arguments, read_run
@@ -57,8 +58,8 @@ def train_restorer(
     sources : Sources
         Folders of pairs, or what pairs are made from.
     start_from : str or Path, optional
-        Model of the same network whose weights to begin with: the name of one that comes with the package,
-        or a file.
+        Model of the same network, or of one with narrower levels, whose weights to begin with: the name of
+        one that comes with the package, or a file.
     seed : int
         Seed of weights, pairs and crops; a run that is resumed keeps its own.
     device : torch.device or str
@@ -95,6 +96,8 @@ def train_restorer(
         output, config, start_from=start_from, max_minutes=max_minutes, resume=resume
     )
     seed = seed if seed_before is None else seed_before
+    if started_from is not None and (narrow := started_from["network"]["channels"]) != [*config.channels]:
+        tell([f"{start_from}: its levels of {narrow} features become {[*config.channels]}"])
     supply = find_supply(recipe, sources, on_notes=tell)
     folder = check_folder(output.with_name(output.name + ".run"))
     with ExitStack() as stack:
@@ -235,14 +238,18 @@ def _describe(trainer: Trainer, supply: Supply, started_from: dict[str, Any] | N
 def _initial_weights(
     name_or_path: str | Path, config: TrainingConfig
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights of a model of the network that the configuration asks for, and what it says of itself."""
+    """Weights of a model for the network that the configuration asks for, and what it says of itself."""
     path = resolve_model(name_or_path)
     network, metadata = load_model(path)
     ours = network_arguments(config)
-    if network.arguments != RestorationUNet(**ours).arguments:
+    wanted = RestorationUNet(**ours)
+    if not can_widen(network, wanted):
         raise InputError(
-            f"{path}: a network {metadata['network']}, the configuration asks for {ours}; use the same"
+            f"{path}: a network {metadata['network']}, the configuration asks for {ours}; "
+            "use the same, or one with wider levels"
         )
+    if network.arguments != wanted.arguments:
+        network = widen_network(network, config.channels, generator=torch.Generator().manual_seed(0))
     return network.state_dict(), metadata
 
 

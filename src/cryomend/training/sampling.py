@@ -18,6 +18,7 @@ from cryomend.training.rotate import rotated_wedge_mask
 
 __all__ = ["PairSource", "draw_batch"]
 
+_USUAL_POWER = 0.5  # V², mean square of a crowded specimen at 10 Å
 _TASK, _CROP = 1, 2  # last word of the seeds, so that no two generators are the same
 
 
@@ -78,6 +79,7 @@ def draw_batch(
         y,
         kept=torch.stack(kept)[:, None] if two_tasks else None,
         measured=None if own is None else torch.stack(own)[:, None],
+        importance=_importance(crops, config.balance),
     )
 
 
@@ -97,6 +99,14 @@ def _draw_crop(
         spectrum_jitter=config.spectrum_jitter,
         device=device,
     )
+
+
+def _importance(crops: Sequence[Crop], balance: float) -> Tensor | None:
+    """Weights that let specimens with little density count as much as crowded ones."""
+    if balance == 0:
+        return None
+    power = torch.tensor([crop.density_power for crop in crops]).clamp(min=1e-6)
+    return (_USUAL_POWER / power).pow(balance).clamp(0.25, 4).to(crops[0].density.device)
 
 
 def _wedge(crop: Crop, pose: NDArray[np.float64] | None) -> Tensor:
