@@ -61,10 +61,11 @@ def measure(config: TrainingConfig, pair: object, steps: int, device: torch.devi
     """Mean seconds of a step and of its drawing; the first two steps warm up."""
     trainer = Trainer(config, [pair], seed=0, device=device)  # type: ignore[list-item]
     times = []
-    for _ in range(steps + 2):
-        start = time.perf_counter()
-        trainer.take_step()
-        times.append((time.perf_counter() - start, trainer.waited))
+    with trainer.drawing_ahead():
+        for _ in range(steps + 2):
+            start = time.perf_counter()
+            trainer.take_step()
+            times.append((time.perf_counter() - start, trainer.waited))
     return tuple(statistics.mean(column) for column in zip(*times[2:], strict=True))
 
 

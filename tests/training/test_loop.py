@@ -210,6 +210,46 @@ def test_precision_follows_the_device(monkeypatch):
         autocast_dtype("float16", "cpu")
 
 
+class Counted:
+    """A source of pairs that can fail, and whose state is the number of its draws."""
+
+    def __init__(self, fails_at=None):
+        self.pairs, self.draws, self.fails_at = pairs(), 0, fails_at
+
+    def draw(self, rng):
+        self.draws += 1
+        if self.draws == self.fails_at:
+            raise InputError("no more pairs")
+        return self.pairs[int(rng.integers(len(self.pairs)))]
+
+    def state(self):
+        return {"draws": self.draws}
+
+
+def test_crops_drawn_ahead_are_those_of_the_steps_and_no_checkpoint_counts_them(tmp_path, one_thread):
+    ahead, plain = (Trainer(CONFIG, Counted(), seed=4) for _ in range(2))
+    with ahead.drawing_ahead():
+        for _ in range(3):
+            ahead.take_step()
+        ahead.save(tmp_path / "a")
+        assert ahead._stream_state == {"draws": 3 * CONFIG.batch}
+    assert ahead.pairs.draws == 4 * CONFIG.batch
+    for _ in range(3):
+        plain.take_step()
+    assert torch.equal(weights(ahead), weights(plain))
+
+
+def test_what_fails_ahead_is_raised_by_the_step_that_needs_it():
+    trainer = Trainer(CONFIG, Counted(fails_at=2 * CONFIG.batch), seed=4)
+    with trainer.drawing_ahead():
+        trainer.take_step()
+        with pytest.raises(InputError, match="no more pairs"):
+            trainer.take_step()
+    last = Trainer(CONFIG, Counted(fails_at=2 * CONFIG.batch), seed=4)
+    with last.drawing_ahead():
+        last.take_step()  # and no step follows
+
+
 def test_compiling_changes_nothing_but_the_call(monkeypatch):
     calls = []
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from cryomend.config import TrainingConfig
 from cryomend.io import InputError
 from cryomend.network.losses import CropBatch, multi_task_loss
 from cryomend.network.unet import RestorationUNet
+from cryomend.training.ahead import DrawAhead
 from cryomend.training.checkpoint import read_checkpoint, write_checkpoint
 from cryomend.training.crops import PreparedPair
 from cryomend.training.distributed import Processes
@@ -154,6 +157,10 @@ class Trainer:
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.dtype == torch.float16)
         self._recent: deque[tuple[float, float]] = deque(maxlen=_RECENT)  # seconds of a step, of its wait
         self.waited = 0.0
+        self._drawer: DrawAhead[CropBatch] | None = None
+        self._ahead: Future[CropBatch] | None = None
+        self._stream_state: Any = None
+        self._last_seed: int | None = None
 
     @property
     def progress(self) -> float:
@@ -202,6 +209,17 @@ class Trainer:
             If the disk is full or gone.
         """
         pause = 60 * (self.config.checkpoint_minutes if every_minutes is None else every_minutes)
+        with self.drawing_ahead():
+            self._run(checkpoint, pause, monitor, on_step)
+
+    def _run(
+        self,
+        checkpoint: Path | None,
+        pause: float,
+        monitor: Monitor | None,
+        on_step: Callable[[Trainer, float], None],
+    ) -> None:
+        """`run`, while crops are drawn ahead; ``pause`` in seconds."""
         last_saved = self.seconds
         while self.progress < 1:
             start = time.monotonic()
@@ -297,7 +315,7 @@ class Trainer:
             "seconds": self.seconds,
             "best_score": self.best_score if math.isfinite(self.best_score) else None,
             "scaler": self.scaler.state_dict(),
-            "streams": self.processes.gather(self.pairs.state() if hasattr(self.pairs, "state") else None),
+            "streams": self.processes.gather(self._stream_state or self._state_of_stream()),
         }
         if self.processes.first:
             write_checkpoint(path, states, facts)
@@ -322,21 +340,52 @@ class Trainer:
         streams = facts["streams"][self.processes.rank :]  # none for a process that was not there before
         if streams and streams[0] is not None and hasattr(self.pairs, "restore"):
             self.pairs.restore(streams[0])
+            self._stream_state = streams[0]
         self.seed, self.step, self.drawn = facts["seed"], facts["step"], facts["drawn"]
         self.seconds = facts["seconds"]
         self.best_score = -math.inf if facts["best_score"] is None else facts["best_score"]
         self.saved = f"the last good checkpoint is {path} of step {self.step}"
 
+    @contextmanager
+    def drawing_ahead(self) -> Iterator[None]:
+        """Draw the crops of the next step in a thread while the network learns from those of this one.
+
+        On an accelerator nothing changes: drawing there would only delay the step.
+        """
+        if torch.device(self.device).type != "cpu":
+            yield
+            return
+        drawer = self._drawer = DrawAhead(self._draw)
+        try:
+            yield
+            if self._ahead is not None:
+                self._ahead.exception()  # crops of a step that will not be taken: what failed is no loss
+        finally:
+            drawer.close()
+            self._drawer = self._ahead = None
+
     def _draw_batch(self) -> CropBatch:
-        """Crops of this process for one step."""
-        size, first = self.config.batch, self.drawn
-        self.drawn += size * self.processes.count
+        """Crops of this process for one step; the next ones are begun."""
+        first = self.drawn
+        batch = self._draw(first) if self._ahead is None else self._ahead.result()
+        self.drawn = first + self.config.batch * self.processes.count
+        # What a checkpoint says of the stream must not count the crops that are drawn ahead.
+        self._stream_state = self._state_of_stream()
+        self._last_seed = getattr(self.pairs, "last_seed", None)
+        self._ahead = None if self._drawer is None else self._drawer.begin(self.drawn)
+        return batch
+
+    def _state_of_stream(self) -> Any:
+        return self.pairs.state() if hasattr(self.pairs, "state") else None
+
+    def _draw(self, first: int) -> CropBatch:
+        """Crops of this process for the step whose first crop has this number."""
         return draw_batch(
             self.pairs,
             self.config,
             seed=self.seed,
             step_first=first,
-            own_first=first + self.processes.rank * size,
+            own_first=first + self.processes.rank * self.config.batch,
             device=self.device,
         )
 
@@ -346,8 +395,7 @@ class Trainer:
 
     def _describe_failure(self, loss: float, first: int) -> str:
         what = f"the loss is {loss}" if not math.isfinite(loss) else "the gradient is not finite"
-        pair_seed = getattr(self.pairs, "last_seed", None)
-        pair = "" if pair_seed is None else f", last of the pair of seed {pair_seed}"
+        pair = "" if self._last_seed is None else f", last of the pair of seed {self._last_seed}"
         return (
             f"{what} at step {self.step} (seed {self.seed}, crops {first} to {self.drawn - 1}{pair}); "
             f"{self.saved}; lower training.learning_rate and go on with --resume"
