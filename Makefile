@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 
-.PHONY: demo test check bench bench-specimen bench-noise bench-reconstruction bench-training bench-ablation clean default-model
+.PHONY: demo test check bench bench-specimen bench-noise bench-reconstruction bench-training bench-ablation clean default-model best-model
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -47,7 +47,7 @@ clean:
 
 # How a default model is made (docs/default-model.md): pairs without end, as long as MINUTES says.
 MINUTES ?= 60
-RECIPE = --config configs/default-model.yaml --seed 0
+SEED ?= 0
 SPECIES = $(if $(MAPS),--structures $(MAPS)) $(if $(MEMBRANE_MAPS),--membrane-structures $(MEMBRANE_MAPS))
 NOISES = $(if $(NOISE_STACK),--noise work/gaussian.safetensors work/spectral.safetensors work/wgan.safetensors)
 
@@ -58,4 +58,11 @@ ifdef NOISE_STACK
 	for kind in gaussian spectral wgan; do \
 	  $(BIN)/cryomend noise fit work/noise.h5 --model $$kind --max-minutes 15 -o work/$$kind.safetensors || exit 1; done
 endif
-	$(BIN)/cryomend train $(RECIPE) $(SPECIES) $(NOISES) $(if $(FROM),--from $(FROM)) --max-minutes $(MINUTES) -o work/default.safetensors
+	$(BIN)/cryomend train --config configs/default-model.yaml --seed $(SEED) $(SPECIES) $(NOISES) $(if $(FROM),--from $(FROM)) --max-minutes $(MINUTES) -o work/fast.safetensors
+
+# Its wider companion begins with what `fast` has learned.
+best-model: work/fast.safetensors
+	$(BIN)/cryomend train --config configs/best-model.yaml --seed $(SEED) $(SPECIES) $(NOISES) --from $< --max-minutes $(MINUTES) -o work/best.safetensors
+
+work/fast.safetensors:
+	$(MAKE) default-model

@@ -373,7 +373,7 @@ def test_the_model_that_nobody_asked_for_is_said_with_the_reason(
 
     (tmp_path / "models").mkdir()
     monkeypatch.setattr(model, "_models_directory", lambda: tmp_path / "models")
-    (tmp_path / "models/default.safetensors").write_bytes(tiny_model.read_bytes())
+    (tmp_path / "models/fast.safetensors").write_bytes(tiny_model.read_bytes())
     command = ("restore", tomogram_file, "-o", tmp_path / "o.mrc", "--device", "cpu")
     result = run_cli(*command, "--report", tmp_path / "page.html")
     assert result.code == 0, result.err
@@ -384,7 +384,7 @@ def test_the_model_that_nobody_asked_for_is_said_with_the_reason(
     refused = run_cli(*command, "--model", "best")
     assert refused.code == 2
     assert refused.err.strip() == (
-        "cryomend: this version does not come with the model 'best'; it has default, fast"
+        "cryomend: this version does not come with the model 'best'; it has fast"
     )
 
 

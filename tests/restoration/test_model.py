@@ -12,7 +12,7 @@ from cryomend.restoration import model
 def bundled(tmp_path, monkeypatch, tiny_model):
     """A package with two models in it."""
     monkeypatch.setattr(model, "_models_directory", lambda: tmp_path)
-    for name in ("default", "second"):
+    for name in ("fast", "second"):
         (tmp_path / f"{name}.safetensors").write_bytes(tiny_model.read_bytes())
 
 
@@ -23,8 +23,8 @@ def test_bundled_model_is_loaded_by_name(bundled):
     assert network.multiple == 16
 
 
-def test_default_is_the_default(bundled):
-    assert model.load_model()[1]["name"] == "default"
+def test_fast_is_the_default_and_has_an_older_name(bundled):
+    assert model.load_model()[1]["name"] == model.load_model("default")[1]["name"] == "fast"
 
 
 def test_path_is_loaded_and_named_by_its_stem(tiny_model):
@@ -32,13 +32,13 @@ def test_path_is_loaded_and_named_by_its_stem(tiny_model):
 
 
 def test_unknown_name_lists_the_names(bundled):
-    with pytest.raises(InputError, match="unknown model 'third'; bundled models: default, fast, second; or"):
+    with pytest.raises(InputError, match="unknown model 'third'; bundled models: fast, second; or"):
         model.load_model("third")
 
 
 def test_missing_path_is_called_a_file(bundled, tmp_path):
     with pytest.raises(
-        InputError, match=r"model file .*a\.safetensors does not exist; .*\(default, fast, second\)"
+        InputError, match=r"model file .*a\.safetensors does not exist; .*\(fast, second\)"
     ):
         model.load_model(tmp_path / "a.safetensors")
 
@@ -50,7 +50,7 @@ def test_description_puts_nested_values_on_one_line(tiny_model):
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
-@pytest.mark.parametrize("files", [("default",), ("best",), ("default", "best")])
+@pytest.mark.parametrize("files", [("fast",), ("best",), ("fast", "best")])
 def test_the_default_depends_on_the_device_and_on_what_is_there(
     tmp_path, monkeypatch, tiny_model, device, files
 ):
@@ -58,13 +58,12 @@ def test_the_default_depends_on_the_device_and_on_what_is_there(
     for name in files:
         (tmp_path / f"{name}.safetensors").write_bytes(tiny_model.read_bytes())
     wanted = "fast" if device == "cpu" else "best"
-    there = {"default": "fast", "best": "best"}
     choice = model.choose_model(None, device)
     where = "a CPU" if device == "cpu" else device
-    if wanted in {there[name] for name in files}:
+    if wanted in files:
         assert choice == model.ModelChoice(wanted, f"the default on {where}")
     else:
-        assert choice.model == there[files[0]]
+        assert choice.model == files[0]
         assert choice.why == f"{wanted} would be the default on {where}; this version does not have it"
     assert model.load_model(choice.model)[1]["name"] == choice.model
 
@@ -75,7 +74,7 @@ def test_a_model_that_is_named_is_taken_as_it_is(tmp_path):
 
 
 def test_a_released_model_that_is_missing_is_refused_and_the_others_are_named(bundled, tmp_path, monkeypatch):
-    with pytest.raises(InputError, match="does not come with the model 'best'; it has default, fast, second"):
+    with pytest.raises(InputError, match="does not come with the model 'best'; it has fast, second"):
         model.resolve_model("best")
     monkeypatch.setattr(model, "_models_directory", lambda: tmp_path / "none")
     with pytest.raises(InputError, match="this installation holds no model"):

@@ -177,7 +177,7 @@ BAD = {
     ("--noise", "no.safetensors"): ("no.safetensors", "cryomend noise fit"),
     ("--rescale-noise",): ("--rescale-noise needs a noise model",),
     ("--from", "bset"): ("unknown model 'bset'", "bundled models"),
-    ("--from", "default"): ("default.safetensors: a network", "the configuration asks for"),
+    ("--from", "default"): ("fast.safetensors: a network", "the configuration asks for"),
     ("--resume",): ("m.checkpoint: no checkpoint to resume from",),
 }
 

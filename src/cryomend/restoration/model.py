@@ -25,7 +25,8 @@ __all__ = [
 ]
 
 _SUFFIX = ".safetensors"
-_FILES = {"fast": "default" + _SUFFIX, "best": "best" + _SUFFIX}  # a released model: its file
+_RELEASED = ("fast", "best")
+_OLDER_NAMES = {"default": "fast"}
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,8 @@ def _models_directory() -> Path:
 
 
 def bundled_models() -> dict[str, Path]:
-    """List the models that come with the package: name to file.
-
-    The released names are ``fast`` and ``best``, as far as this version has them; each file is also found
-    by its own name.
-    """
-    directory = _models_directory()
-    found = {path.stem: path for path in directory.glob("*" + _SUFFIX)}
-    found |= {name: directory / file for name, file in _FILES.items() if (directory / file).is_file()}
-    return dict(sorted(found.items()))
+    """List the models that come with the package: name to file; ``fast`` and ``best``, if it has both."""
+    return {path.stem: path for path in sorted(_models_directory().glob("*" + _SUFFIX))}
 
 
 def choose_model(name_or_path: str | os.PathLike[str] | None, device: torch.device | str) -> ModelChoice:
@@ -89,7 +83,8 @@ def choose_model(name_or_path: str | os.PathLike[str] | None, device: torch.devi
 def resolve_model(name_or_path: str | os.PathLike[str]) -> Path:
     """Find the file of a model.
 
-    A bundled name wins; anything that ends in .safetensors, holds a separator or exists is a path.
+    A bundled name wins (``default`` is an older one of ``fast``); anything that ends in .safetensors, holds a
+    separator or exists is a path.
 
     Raises
     ------
@@ -99,20 +94,20 @@ def resolve_model(name_or_path: str | os.PathLike[str]) -> Path:
     """
     text = os.fspath(name_or_path)
     bundled = bundled_models()
-    if text in bundled:
-        return bundled[text]
+    if (name := _OLDER_NAMES.get(text, text)) in bundled:
+        return bundled[name]
     path = Path(text)
     if path.exists():
         return path
     names = ", ".join(bundled) or "none in this installation"
-    if text in _FILES:
+    if name in _RELEASED:
         raise InputError(f"this version does not come with the model {text!r}; it has {names}")
     if path.suffix == _SUFFIX or len(path.parts) > 1:
         raise InputError(f"model file {text} does not exist; give another or a bundled model ({names})")
     raise InputError(f"unknown model {text!r}; bundled models: {names}; or give a .safetensors file")
 
 
-def load_model(name_or_path: str | os.PathLike[str] = "default") -> tuple[RestorationUNet, dict[str, Any]]:
+def load_model(name_or_path: str | os.PathLike[str] = "fast") -> tuple[RestorationUNet, dict[str, Any]]:
     """Load a restoration network by name or path.
 
     Parameters
