@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 
-.PHONY: demo test check bench bench-specimen bench-noise bench-reconstruction bench-training bench-ablation clean default-model best-model
+.PHONY: demo test check bench bench-specimen bench-noise bench-reconstruction bench-training bench-ablation clean default-model
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -59,10 +59,3 @@ ifdef NOISE_STACK
 	  $(BIN)/cryomend noise fit work/noise.h5 --model $$kind --max-minutes 15 -o work/$$kind.safetensors || exit 1; done
 endif
 	$(BIN)/cryomend train --config configs/default-model.yaml --seed $(SEED) $(SPECIES) $(NOISES) $(if $(FROM),--from $(FROM)) --max-minutes $(MINUTES) -o work/fast.safetensors
-
-# Its wider companion begins with what `fast` has learned.
-best-model: work/fast.safetensors
-	$(BIN)/cryomend train --config configs/best-model.yaml --seed $(SEED) $(SPECIES) $(NOISES) --from $< --max-minutes $(MINUTES) -o work/best.safetensors
-
-work/fast.safetensors:
-	$(MAKE) default-model

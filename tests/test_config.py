@@ -45,7 +45,7 @@ MODELS = [
     UserConfig,
 ]
 FILES = {
-    "best-model.yaml": Recipe,
+    "wide-model.yaml": Recipe,
     "default-model.yaml": Recipe,
     "smoke.yaml": Recipe,
     "reference.yaml": Recipe,

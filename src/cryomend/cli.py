@@ -488,7 +488,24 @@ def restore(
         str | None,
         typer.Option(help="fast, best or a file  [default: best on an accelerator, fast on a CPU]"),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda, mps, or several GPUs that share the tiles: cuda:0,cuda:1")
+    ] = "auto",
+    precision: Annotated[
+        str,
+        typer.Option(help="auto, float32, bfloat16 or float16; auto is bfloat16 where the hardware has it"),
+    ] = "auto",
+    overlap: Annotated[
+        int | None,
+        typer.Option(help="voxels that neighbouring tiles share  [default: a quarter of the tile]"),
+    ] = None,
+    compile_network: Annotated[
+        bool, typer.Option("--compile", help="compile the network first; pays on GPUs, for many tomograms")
+    ] = False,
+    on_device_loss: Annotated[
+        str, typer.Option(help="when a GPU stops answering: stop, or cpu to go on there")
+    ] = "stop",
+    jobs: Annotated[int, typer.Option(help="tomograms at a time on a CPU; they share its threads")] = 1,
     batch_report: Annotated[Path | None, typer.Option(help="JSON: one record per input")] = None,
     report: Annotated[Path | None, typer.Option(help="HTML: pictures before and after, one input")] = None,
     average_along_y: Annotated[
@@ -519,17 +536,18 @@ def restore(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done, write nothing")] = False,
 ) -> None:
     """Denoise tomograms and fill their missing wedge."""
-    from cryomend.restoration.batch import restore_files
+    from cryomend.restoration.batch import Work, restore_files
     from cryomend.restoration.options import choose_options
 
     options = choose_options(
         keep_measured=keep_measured, fill_only=fill_only, denoise_only=denoise_only,
         even=even, odd=odd, confidence=confidence,
     )  # fmt: skip
+    work = Work(precision, compile_network, on_device_loss, jobs, overlap)
     results = restore_files(
         inputs, output, tilt_range=tilt_range, tilt_angles_path=tilt_angles, protein=protein,
         voxel_size=voxel_size, model=model, device=device, batch_report=batch_report, report=report,
-        average_along_y=average_along_y, options=options, skip_done=skip_done, dry_run=dry_run,
+        average_along_y=average_along_y, options=options, work=work, skip_done=skip_done, dry_run=dry_run,
     )  # fmt: skip
     if any(result["status"] == "failed" for result in results):
         raise typer.Exit(1)
@@ -566,22 +584,73 @@ def evaluate(
     protein: Annotated[Protein, typer.Option(help="protein in VOLUME")] = Protein.dark,
     truth_protein: Annotated[Protein, typer.Option(help="protein in TRUTH")] = Protein.bright,
     voxel_size: Annotated[float | None, typer.Option(help="Å; replaces what the headers say")] = None,
+    raw: Annotated[
+        Path | None, typer.Option(help="the tomogram before restoration: check noise; the report")
+    ] = None,
+    tilts: Annotated[
+        Path | None, typer.Option(help="its tilt series (MRC), protein dark: checks reprojection, held-out")
+    ] = None,
+    tilt_angles: Annotated[Path | None, typer.Option(help="list of angles of --tilts")] = None,
+    alignment: Annotated[
+        Path | None, typer.Option(help="IMOD .xf or AreTomo .aln, if --tilts is not aligned")
+    ] = None,
+    reconstruction: Annotated[
+        Path | None, typer.Option(help="YAML that the tomogram was reconstructed with, if any")
+    ] = None,
+    even: Annotated[Path | None, typer.Option(help="raw tomogram of one half: check halves")] = None,
+    odd: Annotated[Path | None, typer.Option(help="raw tomogram of the other half")] = None,
+    even_restored: Annotated[
+        Path | None, typer.Option(help="that half restored; without, the model restores both")
+    ] = None,
+    odd_restored: Annotated[Path | None, typer.Option(help="the other half restored")] = None,
+    check: Annotated[
+        str | None,
+        typer.Option(
+            help="reprojection, held-out, halves, noise, with commas between  [default: all that "
+            "the files allow]"
+        ),
+    ] = None,
+    hold_out: Annotated[
+        str, typer.Option(help="tilts kept apart: every:K, or outermost:N at each end")
+    ] = "every:5",
+    band: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="longest and shortest period of the tilts that count, Å  [default: 400 40]"),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="of the checks: fast, best or a file  [default: that of restore]")
+    ] = None,
+    device: Device = "auto",
+    report: Annotated[Path | None, typer.Option(help="HTML: before and after, with the checks")] = None,
+    confidence: Annotated[
+        Path | None, typer.Option(help="volume of `cryomend restore --confidence`, hatched in the report")
+    ] = None,
 ) -> None:
-    """Score a volume against a truth, over areas, or both."""
-    from cryomend.evaluation import choose_areas, evaluate_files, summary_rows
+    """Score a volume against a truth or over areas, and check it on the data that it came from."""
+    from cryomend.evaluation import choose_areas
     from cryomend.io import check_writable, write_json
+    from cryomend.restoration.check_files import CheckData, CheckSettings, evaluate_and_check
 
+    given = CheckData(raw, tilts, tilt_angles, alignment, reconstruction, even, odd, even_restored,
+                      odd_restored, confidence)  # fmt: skip
+    how = CheckSettings(check, hold_out, band, model, device, protein.value, voxel_size, tilt_range)
     check_writable(json)
-    result = evaluate_files(
-        volume,
-        truth_path=truth,
-        tilt_range=tilt_range,
-        areas=choose_areas(areas, areas_of),
-        negate=protein != truth_protein,
-        voxel_size=voxel_size,
-    )
+    with _progress_bar("checking") as show:
+        result = evaluate_and_check(
+            volume, given, how, truth_path=truth, areas=choose_areas(areas, areas_of),
+            negate=protein != truth_protein, report=report, on_progress=show,
+        )  # fmt: skip
     write_json(json, result)
-    _print_table(summary_rows(result))
+    _print_result(result)
+
+
+def _print_result(result: dict[str, Any]) -> None:
+    """Print what an evaluation found: notes on stderr, a table of scores, a table of checks."""
+    from cryomend.restoration.check_files import result_tables
+
+    _print_notes(result.get("notes", []))
+    for rows in result_tables(result):
+        _print_table(rows)
 
 
 def _print_table(rows: list[tuple[str, ...]]) -> None:

@@ -70,3 +70,16 @@ def test_pngs_have_the_first_row_at_the_bottom_and_low_levels_dark() -> None:
 @pytest.mark.parametrize(("width", "bar"), [(99.0, 20), (150.0, 50), (60.0, 20), (16.0, 5), (5.0, 1)])
 def test_scale_bars_are_round_and_span_at_most_a_third(width: float, bar: float) -> None:
     assert pictures.scale_bar_nm(width) == pytest.approx(bar)
+
+
+def test_hatching_is_black_and_white_where_the_mask_is_set_and_transparent_elsewhere() -> None:
+    mask = np.zeros((20, 30), dtype=bool)
+    mask[:10] = True  # the lower half: row 0 is drawn at the bottom
+    source = pictures.hatch_png(mask, side=300)
+    picture = imread(io.BytesIO(base64.b64decode(source.split(",")[1])))
+    assert picture.shape == (200, 300, 4)
+    assert not picture[:100, :, 3].any()
+    drawn = picture[100:][picture[100:, :, 3] > 0]
+    assert 0.4 < (picture[100:, :, 3] > 0).mean() < 0.6  # as many gaps as stripes: what lies below is seen
+    assert set(np.unique(drawn[:, :3])) == {0.0, 1.0}
+    assert drawn[:, 0].mean() == pytest.approx(0.5, abs=0.02)

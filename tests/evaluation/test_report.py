@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from cryomend.evaluation.report import report_files, write_restoration_report
+from cryomend.evaluation.verdict import Check
 from cryomend.io import InputError, write_volume
 
 VOID = {"img", "meta", "line"}
@@ -101,6 +102,32 @@ def test_provenance_is_shown_in_order_and_escaped(tmp_path: Path) -> None:
     text = write(tmp_path, provenance={"Model": "a<b>&c", "Time": "3 s"})
     assert "a&lt;b&gt;&amp;c" in text
     assert text.index("Model") < text.index("3 s")
+
+
+def test_checks_are_listed_with_a_word_and_a_number(tmp_path: Path) -> None:
+    checks = [Check("noise", "doubtful", 0.6, "energy <left>"), Check("halves", "bad", -0.25, "change")]
+    text = write(tmp_path, checks=checks)
+    page = Page(text)
+    assert page.open == []
+    assert all(word in page.text for word in ("noise", "doubtful", "0.60", "halves", "bad", "−0.25"))
+    assert "energy &lt;left&gt;" in text
+    assert "Checks on the data" not in Page(write(tmp_path)).text
+
+
+def test_what_is_doubtful_is_hatched_on_the_restored_sections_only(tmp_path: Path) -> None:
+    confidence = np.full((16, 30, 40), 0.5, dtype=np.float32)
+    confidence[:, :15] = 2.0
+    page = Page(write(tmp_path, confidence=confidence))
+    hatched = [image for image in page.images if image.get("class") == "hatch"]
+    assert len(hatched) == 2  # the x-z section is that of y = 15, where nothing is doubtful
+    assert all("hatched where" in (image["alt"] or "") for image in hatched)
+    assert "Hatched: 50.0% of all voxels" in page.text
+    assert "sigma above 1" in page.text
+
+
+def test_confidence_of_another_shape_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="of the confidence"):
+        write(tmp_path, confidence=np.ones((16, 30, 41)))
 
 
 @pytest.mark.parametrize("shape", [(16, 16, 16), (16, 200, 20), (40, 17, 90)])

@@ -62,6 +62,7 @@ def test_pickle_is_refused_and_not_run(tmp_path):
     [
         (None, "not a cryomend restoration model: it names no format"),
         ({"format": "pt"}, "not a cryomend restoration model: its format is 'pt'"),
+        ({"format": "cryomend restoration model two"}, "its format is 'cryomend restoration model two'"),
         ({"format": FORMAT}, "its config is not a JSON object"),
         ({"format": FORMAT, "config": "[1]"}, "its config is not a JSON object"),
         ({"format": FORMAT, "config": "{}"}, 'no "network"'),
@@ -77,6 +78,15 @@ def test_other_safetensors_are_refused_in_one_line(tmp_path, network, header, re
     save_file(network.state_dict(), tmp_path / "a.safetensors", metadata=header)
     with pytest.raises(InputError, match=rf"a\.safetensors is [^\n]*{reason}[^\n]*$"):
         load_model(tmp_path / "a.safetensors")
+
+
+def test_a_model_of_a_newer_version_says_what_to_update(tmp_path, network):
+    path = tmp_path / "a.safetensors"
+    save_file(network.state_dict(), path, metadata={"format": "cryomend restoration model 2"})
+    with pytest.raises(
+        InputError, match=r"a newer cryomend \(model format 2, this one reads 1\); update it$"
+    ):
+        load_model(path)
 
 
 def test_truncated_model_is_refused(tmp_path, network):

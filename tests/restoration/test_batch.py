@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import mrcfile
@@ -167,12 +170,47 @@ def test_what_was_understood_is_said(tmp_path, tomogram_file, tiny_model, capsys
     assert "warning" not in said.err
 
 
-@pytest.mark.parametrize(("size", "warned"), [(7.9, True), (8.0, False), (12.0, False), (12.1, True)])
-def test_voxel_size_the_model_was_not_trained_on_is_warned_of(
-    tmp_path, tomogram_file, tiny_model, capsys, size, warned
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        (7.9, "trained on 8 to 12 Å: near enough, taken as they are"),
+        (8.0, None),
+        (12.0, None),
+        (
+            6.0,
+            "resampled to 12 x 15 x 18 voxels of 8 Å for the network, and back, so what is finer than 16 Å",
+        ),
+        (18.0, "resampled to 24 x 30 x 36 voxels of 12 Å for the network, and back"),
+    ],
+)
+def test_a_voxel_size_the_model_was_not_trained_on_is_resampled_and_that_is_said(
+    tmp_path, tomogram_file, tiny_model, capsys, size, said
 ):
     restore_files([tomogram_file], tmp_path / "o.mrc", model=tiny_model, device="cpu", voxel_size=size)
-    assert ("warning: " in capsys.readouterr().err) == warned
+    err = capsys.readouterr().err
+    assert ("warning: " in err) == (said is not None) and (said is None or said in err)
+    after = read_volume(tmp_path / "o.mrc")
+    assert after.data.shape == (16, 20, 24) and after.voxel_size == size
+
+
+@pytest.mark.parametrize(("size", "remedy"), [(3.9, "bin it"), (24.1, "reconstruct it with smaller voxels")])
+def test_voxels_too_far_from_the_training_are_refused_before_any_work(
+    tmp_path, tomogram_file, tiny_model, run_cli, size, remedy
+):
+    command = ("restore", tomogram_file, "-o", tmp_path / "o.mrc", "--model", tiny_model)
+    result = run_cli(*command, "--voxel-size", size)
+    assert result.code == 2 and result.err.count("\n") == 1
+    assert f"voxels of {size} Å are too far from the 8 to 12 Å" in result.err and remedy in result.err
+
+
+def test_a_resampled_tomogram_goes_with_the_other_options(tmp_path, tomogram_file, tiny_model):
+    from cryomend.restoration.options import Options
+
+    options = Options(confidence=tmp_path / "sigma.mrc")
+    common = {"model": tiny_model, "device": "cpu", "tilt_range": (-60.0, 60.0)}
+    restore_files([tomogram_file], tmp_path / "o.mrc", voxel_size=16.0, options=options, **common)
+    sigma = read_volume(tmp_path / "sigma.mrc")
+    assert sigma.data.shape == (16, 20, 24) and sigma.data.min() >= 0
 
 
 def test_interrupted_batch_still_reports_what_was_done(tmp_path, three_files, tiny_model, monkeypatch):
@@ -194,12 +232,12 @@ def test_interrupted_batch_still_reports_what_was_done(tmp_path, three_files, ti
 def test_log_files_get_a_line_with_the_time_left_now_and_then(monkeypatch, capsys):
     from rich.console import Console
 
-    clock = iter([0.0, 10.0, 31.0, 40.0, 62.0])
+    clock = iter([0.0, 0.0, 10.0, 31.0, 40.0, 62.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    console = Console(stderr=True, soft_wrap=True)
-    advance = progress._line_printer(console, "a.mrc", lambda share, now: "")
-    for done in range(1, 5):
-        advance(done, 4)
+    batch = progress.BatchProgress(Console(stderr=True, soft_wrap=True), [100])
+    with batch.file("a.mrc", 0) as show:
+        for done in range(1, 5):
+            show(done, 4)
     assert capsys.readouterr().err == "a.mrc: 2 of 4 tiles, about 31 s left\n"
 
 
@@ -325,7 +363,7 @@ def test_tile_is_halved_when_memory_runs_out_and_that_is_said(
 
     monkeypatch.setattr(RestorationUNet, "forward", forward)
     restore_files([tomogram_file], tmp_path / "o.mrc", model=tiny_model, device="cpu")
-    assert "out of memory on cpu: going on with tiles of 64 voxels" in capsys.readouterr().err
+    assert "out of memory on cpu: going on with tiles of 32 voxels" in capsys.readouterr().err
 
 
 def test_memory_that_does_not_suffice_for_the_smallest_tile_is_one_line(
@@ -381,11 +419,8 @@ def test_the_model_that_nobody_asked_for_is_said_with_the_reason(
     assert "fast (the default on a CPU)" in (tmp_path / "page.html").read_text()
     named = run_cli(*command, "--model", "fast")
     assert "model fast, device cpu" in named.err
-    refused = run_cli(*command, "--model", "best")
-    assert refused.code == 2
-    assert refused.err.strip() == (
-        "cryomend: this version does not come with the model 'best'; it has fast"
-    )
+    best = run_cli(*command, "--model", "best")
+    assert best.code == 0 and "model best, device cpu" in best.err
 
 
 def test_a_batch_says_what_is_left_in_all(capsys, monkeypatch):
@@ -416,3 +451,153 @@ def test_a_terminal_shows_bars_and_leaves_nothing_of_them(monkeypatch):
         show(1, 2)
         show(2, 2)
     assert "a.mrc: about 0 s left; file 1 of 2" in console.file.getvalue()
+
+
+# ---- files in, files out ---------------------------------------------------------------------------
+
+MODES = {0: np.int8, 1: np.int16, 2: np.float32, 6: np.uint16, 12: np.float16}
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("mode", MODES)
+def test_header_comes_through_byte_for_byte_from_every_mode_and_byte_order(tmp_path, tiny_model, mode, order):
+    dtype = np.dtype(MODES[mode])
+    data = np.random.default_rng(mode).integers(0, 100, (17, 20, 33)).astype(dtype)
+    plain = tmp_path / "plain.mrc"
+    with mrcfile.new(plain, data=data) as file:
+        file.set_extended_header(np.frombuffer(bytes(range(200)), dtype="V1"))
+        file.header.exttyp = b"FEI1"
+        file.voxel_size = 10.52
+        file.nstart = (1, -2, 3)
+        file.header.origin = (5.5, 6.5, -7.5)
+        file.header.mapc, file.header.mapr, file.header.maps = (
+            1,
+            3,
+            2,
+        )  # sections along Y, as IMOD's rotatevol
+        file.header.cella = (33 * 10.52, 17 * 10.52, 20 * 10.52)
+        file.header.mx, file.header.my, file.header.mz = 33, 17, 20
+        file.add_label("kept")
+    raw = plain.read_bytes()
+    header = np.frombuffer(raw[:1024], mrcfile.dtypes.HEADER_DTYPE)[0].astype(
+        mrcfile.dtypes.HEADER_DTYPE.newbyteorder(order)
+    )
+    if order == ">":
+        header["machst"] = [0x11, 0x11, 0, 0]
+    source = tmp_path / "in.mrc"
+    source.write_bytes(header.tobytes() + raw[1024:1224] + data.astype(dtype.newbyteorder(order)).tobytes())
+    restore_files([source], tmp_path / "out.mrc", model=tiny_model, device="cpu")
+    before, after = source.read_bytes(), (tmp_path / "out.mrc").read_bytes()
+    changed = {*range(12, 16), *range(76, 88), *range(216, 220), *range(220, 224)}  # mode, statistics, nlabl
+    label = 224 + 80 * 2  # behind mrcfile's own and "kept"
+    changed |= set(range(label, label + 80))
+    assert {i for i in range(1224) if before[i] != after[i]} <= changed
+    assert after[label : label + 9] == b"cryomend "
+    assert len(after) == 1224 + 4 * data.size
+    read = read_volume(tmp_path / "out.mrc")
+    assert read.data.shape == read_volume(source).data.shape == (20, 17, 33)
+
+
+def restore_in_a_process(*arguments, **settings):
+    """Run the command where limits and kills hit nobody else."""
+    command = [sys.executable, "-c", "from cryomend.cli import main; main()", "restore", *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **settings
+    )
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the size of files")
+@pytest.mark.parametrize("more", [(), ("--fill-only", "--tilt-range", "-60", "60")])
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, tomogram_file, tiny_model, more):
+    import resource
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))  # as a disk with no more room
+
+    before = names(tmp_path)
+    running = restore_in_a_process(
+        tomogram_file, "-o", tmp_path / "o.mrc", "--model", tiny_model, *more, preexec_fn=limit
+    )
+    _, err = running.communicate(timeout=120)
+    assert running.returncode == 2
+    assert err.splitlines()[-1].startswith("cryomend: ") and "Traceback" not in err
+    assert names(tmp_path) == before
+
+
+@pytest.mark.slow
+def test_what_was_killed_is_completed_by_the_same_command(tmp_path, tiny_model):
+    source, out = tmp_path / "large.mrc", tmp_path / "o.mrc"
+    write_volume(source, np.random.default_rng(0).normal(size=(96, 160, 160)), voxel_size=10.0)
+    command = (source, "-o", out, "--model", tiny_model, "--skip-done")
+    running = restore_in_a_process(*command)
+    while running.poll() is None and not list(tmp_path.glob("*.partial")):
+        time.sleep(0.01)
+    running.kill()
+    running.communicate()
+    assert not out.exists() and running.returncode == -9
+    finished = restore_in_a_process(*command)
+    assert finished.communicate(timeout=300) and finished.returncode == 0
+    assert read_volume(out).data.shape == (96, 160, 160)
+    assert names(tmp_path) == ["large.mrc", "o.mrc"] or "partial" not in " ".join(names(tmp_path))
+
+
+# ---- several at a time -----------------------------------------------------------------------------
+
+
+def test_several_tomograms_at_a_time_are_restored_as_one_after_the_other(
+    tmp_path, three_files, damaged, tiny_model, run_cli
+):
+    damaged("nan").rename(three_files / "WT_000.mrc")
+    command = ("restore", three_files, "--model", tiny_model, "--device", "cpu", "-o")
+    assert run_cli(*command, tmp_path / "one").code == 1
+    result = run_cli(*command, tmp_path / "two", "--jobs", 2, "--batch-report", tmp_path / "batch.json")
+    assert result.code == 1
+    for name in names(tmp_path / "one"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    assert len(names(tmp_path / "two")) == 3
+    records = json.loads((tmp_path / "batch.json").read_text())
+    assert [record["status"] for record in records] == ["failed", "restored", "restored", "restored"]
+    assert "2 tomograms at a time, " in result.err and "NaN" in result.err.splitlines()[-4]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--jobs", "0"), "--jobs must be 1 or more, got 0"),
+        (("--precision", "float8"), "--precision must be auto, float32, bfloat16, float16, got 'float8'"),
+        (("--precision", "float16", "--device", "cpu"), "--precision: float16 needs a CUDA device"),
+        (("--on-device-loss", "hope"), "--on-device-loss must be stop or cpu, got 'hope'"),
+        (("--overlap", "-1"), "--overlap must be 0 or more voxels, got -1"),
+    ],
+)
+def test_work_that_cannot_be_done_as_asked_is_refused(
+    tmp_path, tomogram_file, tiny_model, run_cli, options, says
+):
+    result = run_cli("restore", tomogram_file, "-o", tmp_path / "o.mrc", "--model", tiny_model, *options)
+    assert result.code == 2 and says in result.err
+
+
+def test_jobs_are_for_the_cpu():
+    from cryomend.restoration.batch import check_work
+    from cryomend.restoration.job import Work
+
+    with pytest.raises(InputError, match="--jobs is for the CPU"):
+        check_work(Work(jobs=2), [torch.device("cuda")])
+
+
+def test_precision_and_overlap_reach_the_network(tmp_path, tomogram_file, tiny_model, run_cli, monkeypatch):
+    seen = []
+    real = RestorationUNet.forward
+
+    def forward(self, x):
+        answer = real(self, x)
+        seen.append((answer.dtype, tuple(x.shape[2:])))
+        return answer
+
+    monkeypatch.setattr(RestorationUNet, "forward", forward)
+    for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        command = ("restore", tomogram_file, "-o", tmp_path / "o.mrc", "--model", tiny_model)
+        result = run_cli(*command, "--device", "cpu", "--precision", precision, "--overlap", 0)
+        assert result.code == 0 and "1 x 1 x 1 tiles of 16 x 32 x 32 voxels" in result.err
+        assert seen.pop() == (dtype, (16, 32, 32))

@@ -31,14 +31,21 @@ def test_path_is_loaded_and_named_by_its_stem(tiny_model):
     assert model.load_model(tiny_model)[1]["name"] == "tiny"
 
 
+def test_best_is_fast_averaged_over_all_mirrors(bundled):
+    fast, best = (model.load_model(name)[0] for name in ("fast", "best"))
+    assert (best.mirrors, best.multiple) == (8, fast.multiple)
+    assert best.network.arguments == fast.arguments
+    assert model.load_model("best")[1]["name"] == "best"
+
+
 def test_unknown_name_lists_the_names(bundled):
-    with pytest.raises(InputError, match="unknown model 'third'; bundled models: fast, second; or"):
+    with pytest.raises(InputError, match="unknown model 'third'; bundled models: best, fast, second; or"):
         model.load_model("third")
 
 
 def test_missing_path_is_called_a_file(bundled, tmp_path):
     with pytest.raises(
-        InputError, match=r"model file .*a\.safetensors does not exist; .*\(fast, second\)"
+        InputError, match=r"model file .*a\.safetensors does not exist; .*\(best, fast, second\)"
     ):
         model.load_model(tmp_path / "a.safetensors")
 
@@ -50,21 +57,27 @@ def test_description_puts_nested_values_on_one_line(tiny_model):
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
-@pytest.mark.parametrize("files", [("fast",), ("best",), ("fast", "best")])
+@pytest.mark.parametrize("lacking", ["fast", "best", None])
 def test_the_default_depends_on_the_device_and_on_what_is_there(
-    tmp_path, monkeypatch, tiny_model, device, files
+    tmp_path, monkeypatch, tiny_model, device, lacking
 ):
     monkeypatch.setattr(model, "_models_directory", lambda: tmp_path)
-    for name in files:
-        (tmp_path / f"{name}.safetensors").write_bytes(tiny_model.read_bytes())
-    wanted = "fast" if device == "cpu" else "best"
+    (tmp_path / "fast.safetensors").write_bytes(tiny_model.read_bytes())
+    if lacking:
+        monkeypatch.setitem(model._RELEASED, lacking, model._Release("none.safetensors"))
+        if lacking == "fast":
+            (tmp_path / "fast.safetensors").rename(tmp_path / "wide.safetensors")
+            monkeypatch.setitem(model._RELEASED, "best", model._Release("wide.safetensors", mirrors=8))
+        else:
+            monkeypatch.setitem(model._RELEASED, "fast", model._Release("fast.safetensors"))
+    wanted, other = ("fast", "best") if device == "cpu" else ("best", "fast")
     choice = model.choose_model(None, device)
     where = "a CPU" if device == "cpu" else device
-    if wanted in files:
+    if wanted != lacking:
         assert choice == model.ModelChoice(wanted, f"the default on {where}")
     else:
-        assert choice.model == files[0]
-        assert choice.why == f"{wanted} would be the default on {where}; this version does not have it"
+        why = f"{wanted} would be the default on {where}; this version does not have it"
+        assert choice == model.ModelChoice(other, why)
     assert model.load_model(choice.model)[1]["name"] == choice.model
 
 
@@ -74,6 +87,7 @@ def test_a_model_that_is_named_is_taken_as_it_is(tmp_path):
 
 
 def test_a_released_model_that_is_missing_is_refused_and_the_others_are_named(bundled, tmp_path, monkeypatch):
+    monkeypatch.setitem(model._RELEASED, "best", model._Release("best.safetensors"))
     with pytest.raises(InputError, match="does not come with the model 'best'; it has fast, second"):
         model.resolve_model("best")
     monkeypatch.setattr(model, "_models_directory", lambda: tmp_path / "none")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from cryomend.restoration.null import energy_left, randomise_phases
+from cryomend.restoration.null import energy_left, noise_left, randomise_phases
 from cryomend.restoration.predict import restore_tomogram
 
 
@@ -52,3 +52,15 @@ def test_identity_leaves_everything(tomogram):
 def test_flat_restoration_is_refused(tomogram):
     with pytest.raises(ValueError, match="flat"):
         energy_left(tomogram, torch.zeros_like(tomogram), nn.Identity(), generator=generator())
+
+
+def test_noise_is_brought_to_the_scale_of_the_tomogram(tomogram):
+    seen = []
+    noise_left(0.01 * torch.randn(40, 48, 33), tomogram, tomogram, lambda v: seen.append(v) or v)
+    assert seen[0].std().item() == pytest.approx(tomogram.std().item(), rel=1e-4)
+    assert seen[0].mean().item() == pytest.approx(500, abs=0.01)
+
+
+def test_flat_noise_is_refused(tomogram):
+    with pytest.raises(ValueError, match="the noise is flat"):
+        noise_left(torch.ones(40, 48, 33), tomogram, tomogram, lambda v: v)

@@ -9,7 +9,8 @@ from torch import nn
 
 from cryomend.io import InputError
 from cryomend.network.unet import RestorationUNet
-from cryomend.restoration.predict import choose_device, restore_mapped, restore_tomogram
+from cryomend.restoration.engine import Engine
+from cryomend.restoration.predict import choose_device, choose_devices, restore_mapped, restore_tomogram
 from cryomend.restoration.standardise import robust_mean_std
 
 
@@ -74,8 +75,8 @@ def test_negated_dark_tomogram_gives_the_negated_bright_result(tomogram):
 def test_result_follows_scale_and_offset_of_the_grey_levels(tomogram, scale, offset):
     torch.manual_seed(1)
     network = RestorationUNet([2, 2, 2, 2])
-    plain = restore_tomogram(tomogram, network)
-    scaled = restore_tomogram(tomogram * scale + offset, network)
+    plain = restore_tomogram(tomogram, network, precision="float32")
+    scaled = restore_tomogram(tomogram * scale + offset, network, precision="float32")
     # grey levels near 1000 with a deviation of 25 round to some 1e-6 of the deviation
     torch.testing.assert_close(scaled, plain * scale + offset, rtol=0, atol=1e-3 * 25 * scale)
 
@@ -123,9 +124,18 @@ def test_absent_device_is_refused_not_replaced(monkeypatch, name):
         choose_device(name)
 
 
-def test_unknown_device_is_refused():
-    with pytest.raises(InputError, match="unknown device 'tpu'; choose auto, cpu, cuda or mps"):
-        choose_device("tpu")
+@pytest.mark.parametrize("name", ["tpu", "cuda:", "cuda:x", "cpu:0"])
+def test_unknown_device_is_refused(name):
+    with pytest.raises(InputError, match=f"unknown device '{name}'; choose auto, cpu, cuda or mps"):
+        choose_device(name)
+
+
+def test_several_devices_are_listed_and_each_must_be_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_devices("cuda:0, cuda:1") == [torch.device("cuda", 0), torch.device("cuda", 1)]
+    with pytest.raises(InputError, match="no cuda:2 device"):
+        choose_devices("cuda:0,cuda:2")
 
 
 def test_a_mapped_tomogram_is_restored_as_one_in_memory_to_the_last_bit():
@@ -134,7 +144,7 @@ def test_a_mapped_tomogram_is_restored_as_one_in_memory_to_the_last_bit():
     whole = restore_tomogram(torch.from_numpy(tomogram), network, tile=32, overlap=16)
     restored = np.full(tomogram.shape, 7, ">f4")
     mean_std = robust_mean_std(torch.from_numpy(tomogram))
-    restore_mapped(restored, tomogram.astype(">f4"), network, mean_std=mean_std, tile=32, overlap=16)
+    restore_mapped(restored, tomogram.astype(">f4"), Engine(network), mean_std=mean_std, tile=32, overlap=16)
     np.testing.assert_array_equal(restored, whole.numpy())
 
 
@@ -146,5 +156,7 @@ def test_another_error_of_the_network_is_not_taken_for_lack_of_memory():
     said = []
     tomogram = np.zeros((40, 16, 16), np.float32)
     with pytest.raises(RuntimeError, match="a cable fell off"):
-        restore_mapped(np.empty_like(tomogram), tomogram, Broken(), mean_std=(0.0, 1.0), say=said.append)
-    assert said == []
+        restore_mapped(
+            np.empty_like(tomogram), tomogram, Engine(Broken()), mean_std=(0.0, 1.0), say=said.append
+        )
+    assert len(said) == 1 and said[0].startswith("1 x 1 x 1 tiles of 48 x 16 x 16 voxels (")

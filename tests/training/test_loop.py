@@ -6,7 +6,7 @@ import torch
 from cryomend.config import TrainingConfig
 from cryomend.io import InputError
 from cryomend.training.crops import prepare_pair
-from cryomend.training.loop import Trainer, autocast_dtype, learning_rate
+from cryomend.training.loop import Trainer, learning_rate
 from cryomend.training.monitor import Monitor
 
 CONFIG = TrainingConfig(
@@ -199,17 +199,6 @@ def test_a_residual_network_begins_with_its_input():
     torch.testing.assert_close(residual.network(x), plain.network(x) + x)
 
 
-def test_precision_follows_the_device(monkeypatch):
-    for found, wanted in (({"avx2": True}, None), ({"avx512_bf16": True}, torch.bfloat16), ({}, None)):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
-        assert autocast_dtype("auto", "cpu") is wanted
-    assert autocast_dtype("float32", "cuda") is None
-    assert autocast_dtype("bfloat16", "cpu") is torch.bfloat16
-    assert autocast_dtype("float16", "cuda") is torch.float16
-    with pytest.raises(ValueError, match=r"training\.precision: float16 needs a CUDA device"):
-        autocast_dtype("float16", "cpu")
-
-
 class Counted:
     """A source of pairs that can fail, and whose state is the number of its draws."""
 
@@ -267,3 +256,40 @@ def test_compiling_changes_nothing_but_the_call(monkeypatch):
     plain.run()
     assert torch.equal(weights(compiled), weights(plain))
     assert set(calls) == {(1, 1, 16, 16, 16)}  # not those of the validation
+
+
+def test_a_gradient_that_is_not_finite_in_bfloat16_is_found_again(monkeypatch):
+    """What PyTorch's bfloat16 gradients on a CPU do now and then must not end a run."""
+    steady, unsteady = (
+        Trainer(CONFIG.model_copy(update={"precision": "bfloat16"}), pairs(), seed=2) for _ in range(2)
+    )
+    tried = []
+    find = Trainer._find_gradient
+
+    def fail_at_first(trainer, batch, dtype):
+        loss, norm = find(trainer, batch, dtype)
+        tried.append(dtype)
+        return loss, norm if len(tried) % 3 else math.nan
+
+    steady.take_step()
+    monkeypatch.setattr(Trainer, "_find_gradient", fail_at_first)
+    unsteady.take_step()
+    assert tried == [torch.bfloat16]
+    unsteady.take_step()
+    unsteady.take_step()
+    assert tried == [torch.bfloat16] * 4  # the third was not finite
+    monkeypatch.setattr(Trainer, "_find_gradient", lambda *_: (1.0, math.nan))
+    with pytest.raises(FloatingPointError, match="the gradient is not finite at step 3"):
+        unsteady.take_step()
+
+
+def test_a_start_that_nothing_beats_is_what_is_kept(monkeypatch):
+    start = Trainer(CONFIG, pairs(), pairs(1), seed=0)
+    initial = {k: v.clone() for k, v in start.network.state_dict().items()}
+    trainer = Trainer(CONFIG, pairs(), pairs(1), seed=1, initial=initial)
+    scores = iter([0.9] + [0.1] * 99)
+    monkeypatch.setattr(Trainer, "_score", lambda self: ({"correlation": next(scores)}, None))
+    trainer.run()
+    assert trainer.best_score == 0.9
+    assert all(torch.equal(trainer.best[k], v) for k, v in initial.items())
+    assert not torch.equal(weights(trainer), torch.cat([v.flatten() for v in initial.values()]))

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from cryomend.config import load_recipe
+from cryomend.config import AcquisitionConfig, load_recipe
 from cryomend.io import write_mdoc, write_tilt_angles, write_volume
 from cryomend.network.weights import load_model
 from cryomend.noise import load_noise_model
 from cryomend.training import user
 from cryomend.training.maker import Ingredients
-from cryomend.training.series import SeriesFacts, UserSeries, make_recipe, read_series
+from cryomend.training.series import SeriesFacts, UserSeries, find_dqe, make_recipe, read_series
 
 TILTS = np.arange(-40.0, 41.0, 10.0)
 RECIPE = """
@@ -26,7 +26,7 @@ simulation:
     own: {shape: [32, 32, 32], slab_margin: [10, 20], species: [1, 1], file_share: 1.0, occupancy: [0, 0.02]}
   processing: null
 stream: {first: 1, buffer: 2, reuse: 4, validation_pairs: 1}
-training: {crop: 16, steps: 3, warm_up: 1, checkpoint_minutes: 0, validate_every: 2}
+training: {precision: float32, crop: 16, steps: 3, warm_up: 1, checkpoint_minutes: 0, validate_every: 2}
 user: {patches: [32, 16], noise_model: spectral}
 """
 
@@ -141,9 +141,55 @@ def test_the_recipe_covers_all_series_and_the_user_has_the_last_word(tmp_path):
     assert list(own.simulation.specimens) == ["own"] and own.training.crop == 32
     assert own.training.learning_rate == recipe.training.learning_rate
     both = Ingredients(structures=["x.pdb"], membrane_structures=["y.pdb"])
-    assert len(make_recipe(None, found, 1.0, both, None).simulation.specimens) == 3
+    assert len(make_recipe(None, found, 1.0, both, None).simulation.specimens) == 4
     membranes = Ingredients(membrane_structures=["y.pdb"])
-    assert list(make_recipe(None, found, 1.0, membranes, None).simulation.specimens) == ["in-membranes"]
+    kinds = make_recipe(None, found, 1.0, membranes, None).simulation.specimens
+    assert kinds and all(kind.membranes for kind in kinds.values())
+    assert make_recipe(None, found, 1.0, given, None, dqe=(0.2, 0.4)).simulation.acquisition.dqe == (0.2, 0.4)
+    (tmp_path / "r.yaml").write_text("simulation: {acquisition: {dqe: [0.5, 0.6]}}")
+    own = make_recipe(tmp_path / "r.yaml", found, 1.0, given, None, dqe=(0.2, 0.4))
+    assert own.simulation.acquisition.dqe == (0.5, 0.6)
+
+
+def write_counts(dqe, *, offset=0.0, same=False):
+    """Counts of 1 e⁻/Å² per tilt in pixels of 4 Å behind 1000 Å of ice, and their deviations by angle."""
+    rng = np.random.default_rng(0)
+    expected = 16 * dqe * np.exp(-1000 / np.cos(np.radians(TILTS)) / 3000)
+    counts = rng.poisson(np.broadcast_to(expected[:, None, None], (len(TILTS), 64, 64))).astype(float)
+    if same:
+        counts = (counts - counts.mean((1, 2), keepdims=True)) / counts.std((1, 2), keepdims=True) + 8
+    write_volume("counts.mrc", counts + offset, voxel_size=4.0, stack=True)
+    write_tilt_angles("counts.tlt", TILTS)
+    return np.stack([TILTS, counts.std((1, 2))], axis=1)
+
+
+def test_the_noise_of_the_pairs_is_as_strong_as_that_of_the_series(folder):
+    config = AcquisitionConfig(fluence=(9, 9), mean_free_path=(3000, 3000), mtf_nyquist=(1, 1))
+
+    def found(table):
+        return find_dqe(read_series(UserSeries([Path("counts.mrc")]), 1.0), table, 1.0, config)
+
+    low, high = found(write_counts(0.4))
+    assert np.sqrt(low * high) == pytest.approx(0.4, rel=0.03) and high / low == pytest.approx(1.5**2)
+    low, high = found(write_counts(0.9))
+    assert low == pytest.approx(0.6, rel=0.03) and high == 1
+    assert found(write_counts(0.4, offset=-10)) is None  # no zero
+    assert found(write_counts(0.4, offset=1000)) is None  # more electrons than there were
+    assert found(write_counts(0.4, same=True)) is None  # brought to one mean, so the zero is gone too
+
+
+def test_structures_are_read_once(folder, run_cli, monkeypatch):
+    from cryomend.training import maker
+
+    read = []
+    find = maker.find_structures
+    monkeypatch.setattr(
+        maker, "find_structures", lambda names, **how: read.extend(names) or find(names, **how)
+    )
+    result = run_cli(*train())
+    assert result.code == 0, result.err
+    assert [str(name) for name in read] == ["blob.mrc"]
+    assert "grey levels of the series have no zero" in result.err
 
 
 def test_an_mdoc_says_electrons_and_defocus(folder):

@@ -13,6 +13,7 @@ from cryomend.evaluation.fsc import (
     mean_fsc,
     shell_resolution,
 )
+from cryomend.evaluation.halves import HalfBand, compare_halves
 from cryomend.evaluation.metrics import (
     contrast_to_noise,
     correlation,
@@ -21,13 +22,27 @@ from cryomend.evaluation.metrics import (
     scale_to_unit,
     ssim,
 )
+from cryomend.evaluation.projections import (
+    Support,
+    compare_projections,
+    hold_out_tilts,
+    least_supported,
+    local_support,
+)
 from cryomend.evaluation.report import report_files, write_restoration_report
+from cryomend.evaluation.verdict import Check, check_rows
 
 __all__ = [
     "Area",
     "Areas",
+    "Check",
+    "HalfBand",
+    "Support",
     "best_gaussian",
+    "check_rows",
     "choose_areas",
+    "compare_halves",
+    "compare_projections",
     "contrast_to_noise",
     "correlation",
     "equivalent_number_of_looks",
@@ -36,6 +51,9 @@ __all__ = [
     "fourier_correlation",
     "fourier_shell_correlation",
     "fsc_crossing",
+    "hold_out_tilts",
+    "least_supported",
+    "local_support",
     "mean_fsc",
     "named_areas",
     "psnr",

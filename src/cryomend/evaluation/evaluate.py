@@ -184,7 +184,8 @@ def evaluate_files(
     """
     if truth_path is None and areas is None:
         raise InputError(
-            f"{volume_path}: nothing to evaluate against; give --truth TRUTH, --areas FILE or --areas-of NAME"
+            f"{volume_path}: nothing to evaluate against; give --truth TRUTH, --areas FILE or --areas-of "
+            "NAME, or the data that it came from: --raw, --tilts, --even and --odd"
         )
     require_tilt_range(tilt_range)
     volume = read_volume(volume_path, voxel_size=voxel_size)

@@ -19,10 +19,12 @@ __all__ = [
     "encode_png",
     "fourier_plane",
     "grey_range",
+    "hatch_png",
     "scale_bar_nm",
 ]
 
 LONGEST_SIDE = 640  # pixels; keeps the page of a 512 x 512 x 200 volume below 5 MB
+HATCH_PERIOD = 16  # pixels from stripe to stripe
 Picture = NDArray[np.float32]
 
 
@@ -102,6 +104,34 @@ def encode_png(picture: Picture, limits: tuple[float, float], *, colour_map: str
     """Draw an array as a PNG, row 0 at the bottom, and give it as a data URI."""
     buffer = io.BytesIO()
     imsave(buffer, picture, vmin=limits[0], vmax=limits[1], cmap=colour_map, origin="lower", format="png")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def hatch_png(mask: NDArray[np.bool_], *, side: int = 720) -> str:
+    """Draw diagonal stripes where a mask is set, transparent elsewhere; row 0 at the bottom.
+
+    Every stripe is black beside white, so that it stands out on any grey level and without colours.
+
+    Parameters
+    ----------
+    mask : array of bool, shape (rows, columns)
+    side : int
+        The picture is enlarged by a whole number until its longest side has about so many pixels.
+
+    Returns
+    -------
+    str
+        A PNG as a data URI.
+    """
+    factor = max(1, round(side / max(mask.shape)))
+    large = np.kron(mask, np.ones((factor, factor), dtype=bool))
+    row, column = np.indices(large.shape)
+    place = (row + column) % HATCH_PERIOD
+    picture = np.zeros((*large.shape, 4), dtype=np.uint8)
+    picture[large & (place < HATCH_PERIOD // 2)] = (255, 255, 255, 255)
+    picture[large & (place < HATCH_PERIOD // 4)] = (0, 0, 0, 255)
+    buffer = io.BytesIO()
+    imsave(buffer, picture, origin="lower", format="png")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

@@ -19,9 +19,13 @@ from cryomend import __version__
 from cryomend.evaluation import pictures
 from cryomend.evaluation.checks import require_matching, require_tilt_range
 from cryomend.evaluation.straighten import find_slopes, mean_along_slopes
+from cryomend.evaluation.verdict import Check
 from cryomend.io import atomic_path, check_writable, read_volume
 
 __all__ = ["report_files", "write_restoration_report"]
+
+DOUBTFUL_SIGMA = 1.0  # of the contrast: an error as large as the structures
+SIGNS = {"good": "●", "doubtful": "◐", "bad": "○"}
 
 STYLE = """
 :root{color-scheme:light;--ink:#18222b;--soft:#55626d;--line:#d5dce1;--paper:#fff;--ground:#f4f6f7;--accent:#0b5566}
@@ -46,6 +50,7 @@ border-bottom:2px solid var(--ink)}
 .axis{font-size:.78rem;white-space:nowrap;line-height:1.9}
 .picture{position:relative;line-height:0}
 .picture img{display:block;width:100%;height:auto;outline:1px solid var(--line)}
+.picture img.hatch{position:absolute;inset:0;height:100%;outline:0}
 .picture svg{position:absolute;inset:0;width:100%;height:100%}
 .bar{position:absolute;left:10px;bottom:10px;border-bottom:5px solid #fff;filter:drop-shadow(0 0 1px #000)
 drop-shadow(0 0 2px #000);color:#fff;font:600 .8rem/1.5 system-ui,sans-serif;text-align:center;
@@ -53,11 +58,13 @@ white-space:nowrap}
 .square{max-width:460px;margin:0 auto}
 .ends{display:flex;justify-content:space-between;font-size:.78rem;color:var(--soft)}
 .legend{white-space:nowrap}
-.legend img{width:110px;height:.8em;vertical-align:-.05em;margin:0 .2em;image-rendering:pixelated}
+.legend img{width:110px;height:.8em;vertical-align:-.05em;margin:0 .2em}
 table{border-collapse:collapse;width:100%;font-size:.93rem}
 th,td{text-align:left;vertical-align:top;padding:.42rem .6rem .42rem 0;border-top:1px solid var(--line)}
 tr:first-child>*{border-top:0}
 th{font-weight:600;width:30%;min-width:8rem}
+.checks th{width:auto;min-width:0}
+.verdict{font-weight:650;white-space:nowrap}
 td{overflow-wrap:anywhere;font-variant-numeric:tabular-nums}
 sub,sup{line-height:0}
 @media print{body{background:#fff}section,.note{break-inside:avoid}}
@@ -98,6 +105,8 @@ def write_restoration_report(
     tilt_range: tuple[float, float] | None,
     provenance: Mapping[str, str],
     average_along_y: bool = False,
+    checks: Sequence[Check] = (),
+    confidence: NDArray[Any] | None = None,
 ) -> None:
     """Write an HTML page that shows a volume before and after restoration.
 
@@ -116,6 +125,10 @@ def write_restoration_report(
     average_along_y : bool
         Show the x-z section averaged along what runs near Y too, such as a microtubule; its slope
         is found on ``before``.
+    checks : sequence of Check
+        What was checked on the data, for a table near the top.
+    confidence : array, shape (Z, Y, X), optional
+        Standard deviation of the restoration over its contrast; where it exceeds 1 the sections are hatched.
 
     Raises
     ------
@@ -127,12 +140,17 @@ def write_restoration_report(
     """
     if before.shape != after.shape:
         raise ValueError(f"shapes differ: {before.shape} before and {after.shape} after")
+    if confidence is not None and confidence.shape != after.shape:
+        raise ValueError(f"shapes differ: {confidence.shape} of the confidence and {after.shape} after")
     if not voxel_size > 0:
         raise ValueError(f"the voxel size must be positive, got {voxel_size:g} Å")
     if tilt_range is not None and not -90 < tilt_range[0] < tilt_range[1] < 90:
         raise ValueError(f"need -90 < tilt_min < tilt_max < 90, got {tilt_range[0]:g}, {tilt_range[1]:g}")
     states = {"Before": before, "After": after}
-    sections = [_note(tilt_range), _sections(states, voxel_size)]
+    sections = [_note(tilt_range)]
+    if checks:
+        sections.append(_checks(checks))
+    sections.append(_sections(states, voxel_size, confidence))
     if average_along_y:
         sections.append(_average(states, voxel_size))
     sections += [_fourier(states, tilt_range, voxel_size), _table(provenance)]
@@ -236,28 +254,65 @@ def _levels(limits: tuple[float, float]) -> str:
     return "Black {}, white {}.".format(*(_signed(level, 3, plus="") for level in limits))
 
 
-def _sections(states: Mapping[str, NDArray[Any]], voxel_size: float) -> str:
-    """Three central sections of each volume, on one scale."""
+def _checks(checks: Sequence[Check]) -> str:
+    """List the checks with a word and a number each; the shape before the word says the same."""
+    rows = "".join(
+        f'<tr><th scope="row">{escape(check.name)}</th>'
+        f'<td class="verdict"><span aria-hidden="true">{SIGNS[check.verdict]}</span> {check.verdict}</td>'
+        f"<td>{f'{check.number:.2f}'.replace('-', '−')}</td><td>{escape(check.meaning)}</td></tr>"
+        for check in checks
+    )
+    head = '<tr><th scope="col">check</th><th scope="col">verdict</th><th scope="col">number</th>'
+    hint = (
+        "No truth is needed for these. They can show that a restoration contradicts the data; none can show "
+        "that what it put into the missing wedge is right."
+    )
+    table = f'<table class="checks">{head}<th scope="col">what the number is</th></tr>{rows}</table>'
+    return _section("Checks on the data", hint, table)
+
+
+def _sections(
+    states: Mapping[str, NDArray[Any]], voxel_size: float, confidence: NDArray[Any] | None = None
+) -> str:
+    """Three central sections of each volume, on one scale; what is doubtful of the last is hatched."""
     figures = []
     for state, volume in states.items():
         limits = pictures.grey_range(volume)
-        figures.append(_figure(state, _views(state, volume, limits, voxel_size), _levels(limits)))
+        sigma = confidence if state == "After" else None
+        caption = _levels(limits)
+        if sigma is not None:
+            doubtful = float((sigma > DOUBTFUL_SIGMA).mean())
+            caption += f" Hatched: {doubtful:.1%} of all voxels."
+        figures.append(_figure(state, _views(state, volume, limits, voxel_size, sigma), caption))
     hint = (
         "Central x-y section with the x-z section above it and the y-z section at its right, one voxel "
         "thick; z points upwards and to the right. Grey levels are as stored, one scale for each volume."
     )
+    if confidence is not None:
+        hint += (
+            " Hatched is where the standard deviation of the restoration exceeds its contrast (sigma above "
+            f"{DOUBTFUL_SIGMA:g}): what is seen there may be an error as large as the structures."
+        )
     return _section("Sections through the centre", hint, _pair(figures))
 
 
-def _views(state: str, volume: NDArray[Any], limits: tuple[float, float], voxel_size: float) -> str:
+def _views(
+    state: str,
+    volume: NDArray[Any],
+    limits: tuple[float, float],
+    voxel_size: float,
+    sigma: NDArray[Any] | None = None,
+) -> str:
     """Arrange the three sections so that they share their axes."""
     nz, ny, nx = volume.shape
+    doubt = {} if sigma is None else pictures.central_sections(sigma)
     images = {
         name: _image(
             section,
             limits,
             f"{state} restoration: central {name[0]}-{name[1]} section",
-            over=_scale_bar(nx, voxel_size) if name == "xy" else "",
+            over=(_hatching(doubt[name], f"{name[0]}-{name[1]}") if name in doubt else "")
+            + (_scale_bar(nx, voxel_size) if name == "xy" else ""),
         )
         for name, section in pictures.central_sections(volume).items()
     }
@@ -266,6 +321,15 @@ def _views(state: str, volume: NDArray[Any], limits: tuple[float, float], voxel_
     cells = ['<div class="axis">x-z</div><div></div>', images["xz"], "<div></div>"]
     cells += ['<div class="axis">x-y</div><div class="axis">y-z</div>', images["xy"], images["yz"]]
     return f'<div class="views" style="{style}">{"".join(cells)}</div>'
+
+
+def _hatching(sigma: pictures.Picture, axes: str) -> str:
+    """Draw stripes over a section where its standard deviation is too large; nothing if it nowhere is."""
+    doubtful = pictures.bin_picture(sigma) > DOUBTFUL_SIGMA
+    if not doubtful.any():
+        return ""
+    alt = f"hatched where the standard deviation exceeds the contrast in the {axes} section"
+    return f'<img class="hatch" src="{pictures.hatch_png(doubtful)}" alt="{alt}">'
 
 
 def _average(states: Mapping[str, NDArray[Any]], voxel_size: float) -> str:

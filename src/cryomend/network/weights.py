@@ -19,7 +19,8 @@ from cryomend.network.unet import RestorationUNet
 
 __all__ = ["load_model", "read_metadata", "save_model"]
 
-FORMAT = "cryomend restoration model 1"
+_KIND, _VERSION = "cryomend restoration model", 1
+FORMAT = f"{_KIND} {_VERSION}"
 
 
 def save_model(path: str | os.PathLike[str], network: RestorationUNet, metadata: dict[str, Any]) -> None:
@@ -93,6 +94,12 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{name} is not a safetensors file; give a model trained by cryomend (pickled .pt and .pth "
             "files are not loaded)"
         ) from error
+    kind, _, version = header.get("format", "").rpartition(" ")
+    if kind == _KIND and version.isdecimal() and int(version) > _VERSION:
+        raise InputError(
+            f"{name} was made by a newer cryomend (model format {version}, this one reads {_VERSION}); "
+            "update it"
+        )
     if header.get("format") != FORMAT:
         found = f"its format is {header['format']!r}" if "format" in header else "it names no format"
         raise InputError(f"{name} is not a cryomend restoration model: {found}, expected {FORMAT!r}")

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
 from torch import Tensor, nn
 
 from cryomend import __version__
@@ -26,17 +26,31 @@ from cryomend.io import (
     release_pages,
     write_volume,
 )
+from cryomend.restoration.engine import Engine
 from cryomend.restoration.inputs import Job
 from cryomend.restoration.options import Options, blend_file, write_confidence
 from cryomend.restoration.predict import restore_mapped
-from cryomend.restoration.standardise import stream_mean_std
+from cryomend.restoration.resample import resample_volume, shape_for_network, sizes_in_words
+from cryomend.restoration.standardise import robust_mean_std, stream_mean_std
 
-__all__ = ["Setting", "is_done", "range_in_words", "restore_job", "say_setting"]
+__all__ = ["Setting", "Work", "is_done", "range_in_words", "restore_job", "say_setting"]
 
 Progress = Callable[[int, int], None]
 Progresses = Callable[[str], AbstractContextManager[Progress]]
+Say = Callable[[str], None]
 _SAMPLE = 2**22  # voxels
 _LABEL_LENGTH = 80
+
+
+@dataclass(frozen=True)
+class Work:
+    """How the work is done, as `Engine` and `restore_mapped` take it; no label tells it."""
+
+    precision: str = "auto"
+    compile_network: bool = False
+    on_device_loss: str = "stop"
+    jobs: int = 1
+    overlap: int | None = None
 
 
 @dataclass(frozen=True)
@@ -45,12 +59,33 @@ class Setting:
 
     network: nn.Module
     metadata: dict[str, Any]
-    device: torch.device
+    devices: tuple[torch.device, ...]
     protein: str
     report: Path | None
     average_along_y: bool
     why_model: str = ""
     options: Options = field(default_factory=Options)
+    work: Work = field(default_factory=Work)
+
+    @property
+    def device(self) -> torch.device:
+        """The first of the devices, for what runs on one."""
+        return self.devices[0]
+
+    def sampling(
+        self, shape: tuple[int, int, int], voxel_size: float
+    ) -> tuple[tuple[int, int, int], float] | None:
+        """Shape and voxel size for the network where a tomogram must be resampled, as `shape_for_network`."""
+        return shape_for_network(shape, voxel_size, self.metadata.get("voxel_size_range"))
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The network on its devices."""
+        work = self.work
+        return Engine(
+            self.network, self.devices, precision=work.precision, compile_network=work.compile_network,
+            on_device_loss=work.on_device_loss, jobs=work.jobs,
+        )  # fmt: skip
 
     @property
     def label(self) -> str:
@@ -70,9 +105,7 @@ class Setting:
         return f"{name} ({self.why_model})" if self.why_model else name
 
 
-def restore_job(
-    job: Job, setting: Setting, console: Console, progresses: Progresses, *, announce: bool
-) -> None:
+def restore_job(job: Job, setting: Setting, say: Say, progresses: Progresses, *, announce: bool) -> None:
     """Read, restore and write one file.
 
     Parameters
@@ -81,8 +114,8 @@ def restore_job(
         The file, its header checked.
     setting : Setting
         What all files share.
-    console : Console
-        Where to say what was understood.
+    say : callable
+        Called with lines of text on what was understood.
     progresses : callable
         Makes what shows the progress under a name.
     announce : bool
@@ -97,12 +130,12 @@ def restore_job(
     # before a word is said: of voxels that cannot be used the user is to read one line
     mean_std = _measure(opened)
     if announce:
-        say_setting(setting, console)
-    _say_what_was_understood(job, setting, console)
+        say_setting(setting, say)
+    _say_what_was_understood(job, setting, say)
     _make_directory(job.target.parent)
     label = f"cryomend {__version__} {setting.label}"
     work = _restore_whole if setting.needs_whole else _restore_piecewise
-    work(job, opened, setting, console, progresses, mean_std=mean_std, label=label)
+    work(job, opened, setting, say, progresses, mean_std=mean_std, label=label)
 
 
 def _make_directory(directory: Path) -> None:
@@ -128,7 +161,7 @@ def _restore_piecewise(
     job: Job,
     opened: Volume,
     setting: Setting,
-    console: Console,
+    say: Say,
     progresses: Progresses,
     *,
     mean_std: tuple[float, float],
@@ -140,29 +173,43 @@ def _restore_piecewise(
         mapped_volume(job.target, job.shape, voxel_size=size, like=opened, label=label) as restored,
         progresses(job.source.name) as progress,
     ):
-        _restore(restored, opened, setting, console, progress, mean_std)
+        _restore(restored, opened, setting, say, progress, mean_std)
 
 
 def _restore(
     restored: NDArray[np.float32],
     opened: Volume,
     setting: Setting,
-    console: Console,
+    say: Say,
     progress: Progress,
     mean_std: tuple[float, float],
 ) -> None:
-    """Fill an array with the answer of the network."""
+    """Fill an array with the answer of the network, which may want another sampling."""
+    known = setting.sampling(opened.data.shape, opened.voxel_size)
+    answer, data = restored, opened.data
+    if known is not None:
+        data = resample_volume(_tensor(data), known[0]).numpy()
+        mean_std = robust_mean_std(torch.from_numpy(data))  # fine noise may have gone
+        answer = np.empty_like(data)
+    setting.engine.say = say
     restore_mapped(
-        restored, opened.data, setting.network, mean_std=mean_std, protein=setting.protein,
-        device=setting.device, progress=progress, say=console.print,
+        answer, data, setting.engine, mean_std=mean_std, protein=setting.protein,
+        overlap=setting.work.overlap, progress=progress, say=say,
     )  # fmt: skip
+    if known is not None:
+        restored[...] = resample_volume(torch.from_numpy(answer), opened.data.shape).numpy()
+
+
+def _tensor(voxels: NDArray[Any]) -> Tensor:
+    """Read voxels of any format and byte order into memory."""
+    return torch.from_numpy(np.array(voxels, dtype=np.float32, order="C"))
 
 
 def _restore_whole(
     job: Job,
     opened: Volume,
     setting: Setting,
-    console: Console,
+    say: Say,
     progresses: Progresses,
     *,
     mean_std: tuple[float, float],
@@ -173,8 +220,8 @@ def _restore_whole(
     started = time.monotonic()
     answer = np.empty_like(before.data)
     with progresses(job.source.name) as progress:
-        _restore(answer, before, setting, console, progress, mean_std)
-    joined = _follow_options(job, before, torch.from_numpy(answer), setting, console, progresses).numpy()
+        _restore(answer, before, setting, say, progress, mean_std)
+    joined = _follow_options(job, before, torch.from_numpy(answer), setting, say, progresses).numpy()
     seconds = time.monotonic() - started
     write_volume(job.target, joined, voxel_size=before.voxel_size, like=before, label=label)
     if setting.report is not None:
@@ -188,22 +235,28 @@ def _restore_whole(
             tilt_range=_inside_90(job.tilt_range),
             provenance=_provenance(job, setting, seconds),
             average_along_y=setting.average_along_y,
+            confidence=_read_confidence(setting.options.confidence),
         )
 
 
+def _read_confidence(path: Path | None) -> NDArray[np.float32] | None:
+    """Read back the confidence that has just been written, to draw it in the report."""
+    return None if path is None else np.asarray(open_volume(path, voxel_size=1.0).data)
+
+
 def _follow_options(
-    job: Job, before: Volume, restored: Tensor, setting: Setting, console: Console, progresses: Progresses
+    job: Job, before: Volume, restored: Tensor, setting: Setting, say: Say, progresses: Progresses
 ) -> Tensor:
     """Give back what of the data the answer of the network is joined with, and write its confidence."""
     options, model = setting.options, (setting.network, setting.metadata)
     joined = restored
     if options.keep is not None and job.tilt_range is not None:
-        joined = blend_file(options, before, restored, tilt_range=job.tilt_range, say=console.print)
+        joined = blend_file(options, before, restored, tilt_range=job.tilt_range, say=say)
     if options.confidence is not None:
         with progresses(f"{job.source.name}, confidence") as progress:
             write_confidence(
                 options, before, restored, model, protein=setting.protein, device=setting.device,
-                progress=progress, say=console.print,
+                sampling=setting.sampling(job.shape, job.voxel_size), progress=progress, say=say,
             )  # fmt: skip
     return joined
 
@@ -244,30 +297,34 @@ def _provenance(job: Job, setting: Setting, seconds: float) -> dict[str, str]:
         "Tilt range": range_in_words(job.tilt_range),
         "Protein": setting.protein,
         "Model": setting.model_in_words,
-        "Device": _device_in_words(setting.device),
+        "Device": ", ".join(map(_device_in_words, setting.devices)),
         "Time": f"{seconds:.1f} s",
         "Program": f"cryomend {__version__}",
         "Output": str(job.target),
     }
 
 
-def say_setting(setting: Setting, console: Console) -> None:
+def say_setting(setting: Setting, say: Say) -> None:
     """Say what holds for all files."""
-    where = _device_in_words(setting.device)
-    console.print(f"model {setting.model_in_words}, device {where}, protein {setting.protein}")
+    where = ", ".join(map(_device_in_words, setting.devices))
+    say(f"model {setting.model_in_words}, device {where}, protein {setting.protein}")
 
 
-def _say_what_was_understood(job: Job, setting: Setting, console: Console) -> None:
+def _say_what_was_understood(job: Job, setting: Setting, say: Say) -> None:
     """Print shape, voxel size and tilt range of a file, and warn if the model knows no such voxels."""
     size = job.voxel_size
     shape = " x ".join(map(str, job.shape))
-    console.print(f"{job.source}: {shape} voxels (Z, Y, X) of {size:g} Å, {range_in_words(job.tilt_range)}")
-    trained = setting.metadata.get("voxel_size_range")
-    if trained is not None and not 0.999 * trained[0] <= size <= 1.001 * trained[1]:
-        known = f"{trained[0]:g} to {trained[1]:g} Å" if trained[0] < trained[1] else f"{trained[0]:g} Å"
-        console.print(
-            f"warning: {job.source} has voxels of {size:g} Å, the model was trained on {known}; "
-            "bin or resample the tomogram to that size for a trustworthy result"
+    say(f"{job.source}: {shape} voxels (Z, Y, X) of {size:g} Å, {range_in_words(job.tilt_range)}")
+    known = setting.sampling(job.shape, size)
+    if known is not None:
+        inner, nearest = known
+        times = " x ".join(map(str, inner))
+        lost = f", so what is finer than {2 * nearest:g} Å comes from no network" if nearest > size else ""
+        done = f"resampled to {times} voxels of {nearest:g} Å for the network, and back{lost}"
+        say(
+            f"warning: {job.source} has voxels of {size:g} Å, the model was trained on "
+            f"{sizes_in_words(setting.metadata['voxel_size_range'])}: "
+            + (done if inner != job.shape else "near enough, taken as they are")
         )
 
 

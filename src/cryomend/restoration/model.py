@@ -12,6 +12,7 @@ import torch
 
 from cryomend.io import InputError
 from cryomend.network import weights
+from cryomend.network.mirror import MirroredNetwork
 from cryomend.network.unet import RestorationUNet
 
 __all__ = [
@@ -25,8 +26,18 @@ __all__ = [
 ]
 
 _SUFFIX = ".safetensors"
-_RELEASED = ("fast", "best")
 _OLDER_NAMES = {"default": "fast"}
+
+
+@dataclass(frozen=True)
+class _Release:
+    """A released model: its file, and the mirror images over which its answers are averaged."""
+
+    file: str
+    mirrors: int = 1
+
+
+_RELEASED = {"fast": _Release("fast" + _SUFFIX), "best": _Release("fast" + _SUFFIX, mirrors=8)}
 
 
 @dataclass(frozen=True)
@@ -43,8 +54,11 @@ def _models_directory() -> Path:
 
 
 def bundled_models() -> dict[str, Path]:
-    """List the models that come with the package: name to file; ``fast`` and ``best``, if it has both."""
-    return {path.stem: path for path in sorted(_models_directory().glob("*" + _SUFFIX))}
+    """List the models that come with the package, ``fast`` and ``best`` among them: name to file."""
+    directory = _models_directory()
+    found = {path.stem: path for path in directory.glob("*" + _SUFFIX)}
+    there = {n: directory / r.file for n, r in _RELEASED.items() if (directory / r.file).is_file()}
+    return dict(sorted((found | there).items()))
 
 
 def choose_model(name_or_path: str | os.PathLike[str] | None, device: torch.device | str) -> ModelChoice:
@@ -107,7 +121,9 @@ def resolve_model(name_or_path: str | os.PathLike[str]) -> Path:
     raise InputError(f"unknown model {text!r}; bundled models: {names}; or give a .safetensors file")
 
 
-def load_model(name_or_path: str | os.PathLike[str] = "fast") -> tuple[RestorationUNet, dict[str, Any]]:
+def load_model(
+    name_or_path: str | os.PathLike[str] = "fast",
+) -> tuple[RestorationUNet | MirroredNetwork, dict[str, Any]]:
     """Load a restoration network by name or path.
 
     Parameters
@@ -117,8 +133,10 @@ def load_model(name_or_path: str | os.PathLike[str] = "fast") -> tuple[Restorati
 
     Returns
     -------
-    network : RestorationUNet
-        On the CPU, in evaluation mode.
+    network : RestorationUNet or MirroredNetwork
+        On the CPU, in evaluation mode; the latter for ``best``, the mean over mirror images. Its
+        attribute ``tile_side`` (of the network inside) is the side of the crops that it was trained on, if
+        its file tells: in larger tiles it is farther from every face than it has ever been, and does worse.
     metadata : dict
         Its configuration and provenance, with ``name`` added if it has none.
 
@@ -129,8 +147,12 @@ def load_model(name_or_path: str | os.PathLike[str] = "fast") -> tuple[Restorati
     """
     path = resolve_model(name_or_path)
     network, metadata = weights.load_model(path)
+    training = metadata.get("training")
+    network.tile_side = training.get("crop") if isinstance(training, dict) else None  # type: ignore[assignment]
     asked = os.fspath(name_or_path)
-    return network, {"name": asked if asked in bundled_models() else path.stem} | metadata
+    metadata = {"name": asked if asked in bundled_models() else path.stem} | metadata
+    mirrors = _RELEASED[asked].mirrors if asked in _RELEASED else 1
+    return network if mirrors == 1 else MirroredNetwork(network, mirrors), metadata
 
 
 def sample_tomogram() -> Path:

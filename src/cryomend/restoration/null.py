@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from cryomend.restoration.predict import restore_tomogram
 
-__all__ = ["energy_left", "randomise_phases"]
+__all__ = ["energy_left", "noise_left", "randomise_phases"]
 
 
 def randomise_phases(volume: Tensor, *, generator: torch.Generator) -> Tensor:
@@ -67,8 +69,43 @@ def energy_left(
     ValueError
         If the tomogram or its restoration is constant.
     """
+    nothing = randomise_phases(tomogram, generator=generator)
+
+    def restore(noise: Tensor) -> Tensor:
+        return restore_tomogram(noise, network, protein=protein, device=device)
+
+    return noise_left(nothing, tomogram, restored, restore)
+
+
+def noise_left(
+    noise: Tensor, tomogram: Tensor, restored: Tensor, restore: Callable[[Tensor], Tensor]
+) -> float:
+    """Compare what a restoration makes of noise with what it makes of a tomogram.
+
+    Parameters
+    ----------
+    noise : Tensor, shape (Z, Y, X)
+        Something without structure, such as `randomise_phases` or the difference of two halves; it is
+        scaled to the deviation of the tomogram.
+    tomogram, restored : Tensor, shape (Z, Y, X)
+        The data, and what ``restore`` makes of them.
+    restore : callable
+        Maps a tomogram to its restoration.
+
+    Returns
+    -------
+    float
+        Variance of the restored noise over that of ``restored``.
+
+    Raises
+    ------
+    ValueError
+        If the restoration or the noise is constant.
+    """
     if restored.min() == restored.max():
         raise ValueError("the restoration is flat, so nothing can be compared with it")
-    nothing = randomise_phases(tomogram, generator=generator)
-    invented = restore_tomogram(nothing, network, protein=protein, device=device)
-    return float(invented.var() / restored.var())
+    if noise.min() == noise.max():
+        raise ValueError("the noise is flat; are the halves equal?")
+    mean = tomogram.float().mean()
+    scaled = (noise - noise.mean()) * (tomogram.float().std() / noise.std()) + mean
+    return float(restore(scaled).var() / restored.var())

@@ -26,6 +26,7 @@ from cryomend.restoration.measured import (
     weight_from_halves,
     weight_from_tomogram,
 )
+from cryomend.restoration.resample import resample_volume
 
 __all__ = ["Options", "blend_file", "check_options", "choose_options", "write_confidence"]
 
@@ -183,10 +184,13 @@ def write_confidence(
     *,
     protein: str,
     device: torch.device,
+    sampling: tuple[tuple[int, int, int], float] | None = None,
     progress: Callable[[int, int], None],
     say: Say,
 ) -> None:
     """Write the uncertainty of a restoration over its contrast, the standard deviation of all its voxels.
+
+    ``sampling`` is what `cryomend.restoration.resample.shape_for_network` gives.
 
     Raises
     ------
@@ -204,9 +208,12 @@ def write_confidence(
         )
     if restored.min() == restored.max():
         raise InputError(f"{before.path}: the restoration is flat, so there is no confidence to tell")
-    deviation = measure_disagreement(
-        torch.from_numpy(before.data), model[0], protein=protein, device=device, progress=progress
-    )
+    data = torch.from_numpy(before.data)
+    if sampling is not None:
+        data = resample_volume(data, sampling[0])
+    deviation = measure_disagreement(data, model[0], protein=protein, device=device, progress=progress)
+    if sampling is not None:
+        deviation = resample_volume(deviation, before.data.shape).clamp_(min=0)
     deviation.div_(restored.std())
     if curve is not None:
         calibrate_disagreement(deviation, curve)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,11 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cryomend.io import InputError, release_pages
+from cryomend.restoration.engine import Engine, is_out_of_memory
+from cryomend.restoration.memory import hold_pages
 from cryomend.restoration.standardise import robust_mean_std
-from cryomend.restoration.tile import Window, blend_tiles, restore_tiles
+from cryomend.restoration.tile import Window, blend_tiles, count_tiles
 
-__all__ = ["choose_device", "is_out_of_memory", "restore_mapped", "restore_tomogram"]
+__all__ = ["choose_device", "choose_devices", "restore_mapped", "restore_tomogram"]
 
+_TILE = 192  # voxels a side, for a network that does not say on what it was trained
+_OVERLAP = 0.25  # of the tile: more costs time and is not closer to the truth (docs/restoration.md)
 _LIMIT = 30.0  # deviations: gold goes beyond what training has seen, and training clips there too
 _SECTIONS = 16  # between two releases of memory: a few tens of MiB
 
@@ -25,9 +31,10 @@ def restore_tomogram(
     network: nn.Module,
     *,
     protein: str = "dark",
-    tile: int = 128,
-    overlap: int = 32,
+    tile: int | None = None,
+    overlap: int | None = None,
     device: torch.device | str = "cpu",
+    precision: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Denoise a tomogram and fill its missing wedge.
@@ -42,14 +49,15 @@ def restore_tomogram(
     tomogram : Tensor, shape (Z, Y, X)
         Any real grey levels, at least 16 voxels a side, not constant.
     network : Module
-        Maps (1, 1, z, y, x), protein bright, to the same shape; its attribute ``multiple`` (16 if it
-        has none) says of what the tile sides are multiples. It is moved to ``device``.
+        Maps (1, 1, z, y, x), protein bright, to the same shape, as `Engine` takes it.
     protein : {"dark", "bright"}
         Contrast of the tomogram; that of the result is the same.
-    tile, overlap : int
-        Largest tile side and what neighbours share, in voxels.
+    tile, overlap
+        As `restore_mapped` takes them.
     device : torch.device or str
         Where the network runs; the tomogram stays where it is.
+    precision : {"auto", "float32", "bfloat16", "float16"}
+        As `Engine` takes it.
     progress : callable, optional
         Called as ``progress(done, total)`` after each tile.
 
@@ -65,40 +73,31 @@ def restore_tomogram(
     """
     if protein not in ("dark", "bright"):
         raise ValueError(f"protein must be dark or bright, got {protein!r}")
-    mean, std = robust_mean_std(tomogram)
-    scale = std if protein == "bright" else -std
-    network = network.to(device).eval()
-
-    def run(part: Tensor) -> Tensor:
-        restored: Tensor = network(part.to(device))
-        return restored.to(part.device)
-
-    with torch.no_grad():
-        standardised = ((tomogram.float() - mean) / scale).float().clamp_(-_LIMIT, _LIMIT)
-        multiple = int(getattr(network, "multiple", 16))
-        restored = restore_tiles(
-            standardised, run, tile=tile, overlap=overlap, multiple=multiple, progress=progress
-        )
-        return restored.mul_(scale).add_(mean)
+    mean_std = robust_mean_std(tomogram)
+    there = tomogram.detach().float().cpu().numpy()
+    restored = np.empty_like(there, order="C")
+    restore_mapped(
+        restored, there, Engine(network, [device], precision=precision), mean_std=mean_std, protein=protein,
+        tile=tile, overlap=overlap, progress=progress,
+    )  # fmt: skip
+    return torch.from_numpy(restored).to(tomogram.device)
 
 
 def restore_mapped(
     restored: NDArray[np.float32],
     tomogram: NDArray[Any],
-    network: nn.Module,
+    engine: Engine,
     *,
     mean_std: tuple[float, float],
     protein: str = "dark",
-    tile: int = 128,
-    overlap: int = 32,
-    device: torch.device | str = "cpu",
+    tile: int | None = None,
+    overlap: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> None:
     """Do as `restore_tomogram` on volumes that need not fit into memory, to the last bit.
 
-    Where the device runs out of memory the tile is halved, and so is the overlap when it must, and the
-    work begins anew.
+    Where a device runs out of memory the tile is halved, and the work begins anew.
 
     Parameters
     ----------
@@ -106,58 +105,84 @@ def restore_mapped(
         Filled with the result; memory-mapped or not, of either byte order.
     tomogram : array, shape (Z, Y, X)
         Any real number format, memory-mapped or not.
-    network, protein, tile, overlap, device, progress
-        As `restore_tomogram` takes them.
+    engine : Engine
+        The network where it runs.
     mean_std : (float, float)
         Of the tomogram, as `cryomend.restoration.standardise.stream_mean_std` finds them.
+    protein, progress
+        As `restore_tomogram` takes them.
+    tile : int, optional
+        Largest tile side in voxels; if None that of the crops which the network was trained on, or less if
+        the free memory asks for it.
+    overlap : int, optional
+        Voxels that neighbours share; a quarter of the tile if None.
     say : callable, optional
-        Called with a line of text when the tile is halved.
+        Called with a line of text that names the tile, and when it is halved.
 
     Raises
     ------
     torch.OutOfMemoryError, RuntimeError, MemoryError
         If the memory does not suffice for the smallest tile.
+    InputError
+        If a device was lost and the engine is to stop then.
     """
-    network = network.to(device).eval()
-    multiple = int(getattr(network, "multiple", 16))
+    if tile is None:
+        tile, free = _choose_tile(engine)
+        if say is not None:
+            say(_tiles_in_words(tomogram.shape, tile, _overlap(tile, overlap), engine, free))
+    on_cpu = any(device.type == "cpu" for device in engine.devices)
     while True:
         for slab in _slabs(restored):
             slab[...] = 0
         try:
-            _restore_rows(
-                restored, tomogram, network, mean_std=mean_std, sign=1 if protein == "bright" else -1,
-                tile=tile, overlap=overlap, device=device, progress=progress,
-            )  # fmt: skip
+            with hold_pages() if on_cpu else nullcontext():
+                _restore_rows(
+                    restored, tomogram, engine, mean_std=mean_std, sign=1 if protein == "bright" else -1,
+                    tile=tile, overlap=_overlap(tile, overlap), progress=progress,
+                )  # fmt: skip
             return
         except (RuntimeError, MemoryError) as error:
-            smaller = tile // 2 // multiple * multiple
-            if not is_out_of_memory(error) or smaller < multiple:
+            smaller = min(tile, max(tomogram.shape)) // 2 // engine.multiple * engine.multiple
+            if not is_out_of_memory(error) or smaller < engine.multiple:
                 raise
-        tile, overlap = smaller, min(overlap, smaller // 2)
-        if torch.device(device).type == "cuda":
+        tile = smaller
+        if any(device.type == "cuda" for device in engine.devices):
             torch.cuda.empty_cache()
         if say is not None:
-            say(f"out of memory on {device}: going on with tiles of {tile} voxels")
+            say(f"out of memory on {engine.where}: going on with tiles of {tile} voxels")
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error says that memory ran out; PyTorch's CPU allocator has only words for it."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+def _choose_tile(engine: Engine) -> tuple[int, float]:
+    """Choose the side of the tiles; also give the bytes that are free."""
+    voxels, free = engine.tile_voxels()
+    # rounded, for the cube root of a cube may fall just below its side
+    fitting = round(min(engine.tile_side or _TILE, voxels ** (1 / 3)), 6) // engine.multiple
+    return max(int(fitting), 1) * engine.multiple, free
+
+
+def _overlap(tile: int, asked: int | None) -> int:
+    """Give the overlap of tiles, never more than half of them."""
+    return int(tile * _OVERLAP) if asked is None else min(asked, tile // 2)
+
+
+def _tiles_in_words(shape: tuple[int, ...], tile: int, overlap: int, engine: Engine, free: float) -> str:
+    """Say which tiles were chosen."""
+    counts, sides = count_tiles(shape, tile=tile, overlap=overlap, multiple=engine.multiple)
+    tiles = f"{' x '.join(map(str, counts))} tiles of {' x '.join(map(str, sides))} voxels"
+    times = math.prod(sides) * math.prod(counts) / math.prod(shape)
+    again = f", overlap {overlap}, {times:.1f} times the volume" if math.prod(counts) > 1 else ""
+    return f"{tiles}{again} ({free / 2**30:.1f} GiB free on {engine.where})"
 
 
 def _restore_rows(
     restored: NDArray[np.float32],
     tomogram: NDArray[Any],
-    network: nn.Module,
+    engine: Engine,
     *,
     mean_std: tuple[float, float],
     sign: int,
     tile: int,
     overlap: int,
-    device: torch.device | str,
     progress: Callable[[int, int], None] | None,
 ) -> None:
     """Add tile after tile into zeros; at the end of a row its memory is let go."""
@@ -168,10 +193,6 @@ def _restore_rows(
         part = torch.from_numpy(np.array(tomogram[window], dtype=np.float32, order="C"))
         return part.sub_(mean).div_(scale).clamp_(-_LIMIT, _LIMIT)
 
-    def run(part: Tensor) -> Tensor:
-        answer: Tensor = network(part.to(device))
-        return answer.cpu()
-
     def add(window: Window, part: Tensor) -> None:
         restored[window] += part.numpy()
         if window[2].stop >= width:
@@ -180,8 +201,8 @@ def _restore_rows(
 
     with torch.no_grad():
         blend_tiles(
-            tomogram.shape, read, run, add, tile=tile, overlap=overlap,
-            multiple=int(getattr(network, "multiple", 16)), progress=progress,
+            tomogram.shape, read, engine.run, add, tile=tile, overlap=overlap, multiple=engine.multiple,
+            progress=progress,
         )  # fmt: skip
     for slab in _slabs(restored):
         slab *= np.float32(scale)
@@ -200,8 +221,8 @@ def choose_device(name: str = "auto") -> torch.device:
 
     Parameters
     ----------
-    name : {"auto", "cpu", "cuda", "mps"}
-        ``auto`` takes CUDA if there is one, else Apple's MPS, else the CPU.
+    name : {"auto", "cpu", "cuda", "cuda:N", "mps"}
+        ``auto`` takes CUDA if there is one, else Apple's MPS, else the CPU; ``cuda:1`` the second GPU.
 
     Returns
     -------
@@ -215,8 +236,20 @@ def choose_device(name: str = "auto") -> torch.device:
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, there in present.items() if there))
-    if name not in present:
+    kind, colon, index = name.partition(":")
+    if kind not in present or (colon and not (kind == "cuda" and index.isdecimal())):
         raise InputError(f"unknown device {name!r}; choose auto, cpu, cuda or mps")
-    if not present[name]:
+    if not present[kind] or (colon and int(index) >= torch.cuda.device_count()):
         raise InputError(f"this machine has no {name} device that PyTorch can use; pass --device cpu or auto")
     return torch.device(name)
+
+
+def choose_devices(names: str = "auto") -> list[torch.device]:
+    """Turn words with commas between them, such as ``cuda:0,cuda:1``, into devices.
+
+    Raises
+    ------
+    InputError
+        As `choose_device`.
+    """
+    return [choose_device(name.strip()) for name in names.split(",")]

@@ -5,17 +5,28 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 
 __all__ = ["BatchProgress"]
 
 _SECONDS_BETWEEN_LINES = 30.0
 
 
+@dataclass
+class _Running:
+    """A file that is worked on; times in seconds."""
+
+    number: int
+    started: float
+    printed: float
+    bar: TaskID | None = None
+
+
 class BatchProgress:
-    """Progress of the files of one call, measured in voxels.
+    """Progress of the files of one call, measured in voxels; several may be worked on at a time.
 
     Parameters
     ----------
@@ -28,65 +39,72 @@ class BatchProgress:
     def __init__(self, console: Console, voxels: Sequence[int]) -> None:
         self._console = console
         self._voxels = list(voxels)
+        self._shares = [0.0] * len(self._voxels)  # done, of every file
+        self._running: dict[str, _Running] = {}
+        self._bars: Progress | None = None
         self._started = time.monotonic()
-        self._done = 0  # voxels of the files that were tried
 
     @contextmanager
     def file(self, name: str, number: int) -> Iterator[Callable[[int, int], None]]:
         """Yield what to call as ``progress(done, total)`` while file ``number`` (from 0) is restored."""
+        self.begin(name, number)
+        try:
+            yield lambda done, total: self.advance(name, done, total)
+        finally:
+            self.end(name)
+
+    def begin(self, name: str, number: int) -> None:
+        """Count the time of a piece of work on a file from now on."""
+        now = time.monotonic()
+        self._running[name] = _Running(number, now, now)
         if self._console.is_terminal:
-            with self._bars(name, number) as show:
-                yield show
-        else:
-            yield _line_printer(self._console, name, lambda share, now: self._overall(number, share, now))
+            if self._bars is None:
+                columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+                self._bars = Progress(*columns, console=self._console, transient=True)
+                self._bars.start()
+            self._running[name].bar = self._bars.add_task(name, total=None)
+
+    def advance(self, name: str, done: int, total: int) -> None:
+        """Say that so many tiles of a piece of work are done."""
+        running = self._running[name]
+        now = time.monotonic()
+        self._shares[running.number] = done / total
+        left = f"about {_duration((now - running.started) / done * (total - done))} left"
+        if self._bars is not None and running.bar is not None:
+            text = f"{name}: {left}{self._overall(running.number, now)}"
+            self._bars.update(running.bar, completed=done, total=total, description=text)
+        elif now - running.printed >= _SECONDS_BETWEEN_LINES and done < total:
+            self._console.print(
+                f"{name}: {done} of {total} tiles, {left}{self._overall(running.number, now)}"
+            )
+            running.printed = now
+
+    def end(self, name: str) -> None:
+        """Take away the bar of a piece of work."""
+        running = self._running.pop(name)
+        if self._bars is None or running.bar is None:
+            return
+        if self._running:
+            self._bars.remove_task(running.bar)
+        else:  # a bar that stands still would hold the terminal
+            self._bars.stop()
+            self._bars = None
 
     def finish(self, number: int, *, worked: bool) -> None:
         """Count a file as tried; what failed says nothing of the speed."""
-        if worked:
-            self._done += self._voxels[number]
-        else:
+        for name in [name for name, running in self._running.items() if running.number == number]:
+            self.end(name)  # its process died
+        self._shares[number] = 1.0
+        if not worked:
             self._voxels[number] = 0
 
-    def _overall(self, number: int, share: float, now: float) -> str:
+    def _overall(self, number: int, now: float) -> str:
         """Say which file this is and what is left in all; nothing of a single one."""
         if len(self._voxels) == 1:
             return ""
-        done = self._done + share * self._voxels[number]
+        done = sum(share * n for share, n in zip(self._shares, self._voxels, strict=True))
         left = (now - self._started) * (sum(self._voxels) / done - 1) if done else 0.0
         return f"; file {number + 1} of {len(self._voxels)}, about {_duration(left)} left in all"
-
-    @contextmanager
-    def _bars(self, name: str, number: int) -> Iterator[Callable[[int, int], None]]:
-        """Show a bar and the time left on a terminal."""
-        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-        started = time.monotonic()
-        with Progress(*columns, console=self._console, transient=True) as bar:
-            task = bar.add_task(name, total=None)
-
-            def show(done: int, total: int) -> None:
-                now = time.monotonic()
-                left = _duration((now - started) / done * (total - done))
-                text = f"{name}: about {left} left{self._overall(number, done / total, now)}"
-                bar.update(task, completed=done, total=total, description=text)
-
-            yield show
-
-
-def _line_printer(
-    console: Console, name: str, overall: Callable[[float, float], str]
-) -> Callable[[int, int], None]:
-    """Make a progress function for log files."""
-    started = printed = time.monotonic()
-
-    def report(done: int, total: int) -> None:
-        nonlocal printed
-        now = time.monotonic()
-        if now - printed >= _SECONDS_BETWEEN_LINES and done < total:
-            left = _duration((now - started) / done * (total - done))
-            console.print(f"{name}: {done} of {total} tiles, about {left} left{overall(done / total, now)}")
-            printed = now
-
-    return report
 
 
 def _duration(seconds: float) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["blend_tiles", "restore_tiles"]
+__all__ = ["blend_tiles", "count_tiles", "restore_tiles"]
 
 Progress = Callable[[int, int], None]
 Window = tuple[slice, ...]
@@ -36,11 +37,12 @@ def restore_tiles(
 ) -> Tensor:
     """Apply a function to overlapping tiles and blend the results.
 
-    Tiles stand at equal distances, centred on the volume; what they reach beyond it is zero. Neighbours
-    share ``overlap`` voxels: the outer quarter of each, where a network lacks context, is dropped, and
-    a squared-sine ramp over the middle half leads from one to the other. The weights of all tiles sum to
-    one, so tiling the identity is the identity. Where fewer voxels suffice, tiles shrink to the
-    smallest multiple that covers the volume with the same number of tiles.
+    The volume stands in the middle of the smallest box whose sides are multiples of ``multiple``; what the
+    box has beyond it is zero. Tiles are spread evenly over the box and begin at multiples of ``multiple``
+    voxels of it, so that the lattices of pooling networks coincide. Neighbours share ``overlap`` voxels or
+    more: the outer quarter of each side, where a network lacks context, is dropped, and a squared-sine ramp
+    over the middle half leads from one to the other. The weights of all tiles sum to one, so tiling the
+    identity is the identity.
 
     Parameters
     ----------
@@ -49,9 +51,10 @@ def restore_tiles(
     function : callable
         Maps (1, 1, z, y, x) to the same shape.
     tile : int
-        Largest tile side in voxels, a positive multiple of ``multiple``.
+        Largest tile side in voxels, a positive multiple of ``multiple``; of all sides that need as few
+        tiles the smallest is taken.
     overlap : int
-        Voxels shared by neighbours, from 0 to ``tile // 2``.
+        Voxels shared by neighbours at least, from 0 to ``tile // 2``.
     multiple : int
         Every tile side is a multiple of this many voxels.
     progress : callable, optional
@@ -80,7 +83,7 @@ def restore_tiles(
         blended[window] += part.to(blended)
 
     blend_tiles(
-        tuple(volume.shape), lambda window: volume[window], function, add,
+        tuple(volume.shape), lambda window: volume[window], partial(map, function), add,
         tile=tile, overlap=overlap, multiple=multiple, progress=progress,
     )  # fmt: skip
     return blended
@@ -89,7 +92,7 @@ def restore_tiles(
 def blend_tiles(
     shape: tuple[int, ...],
     read: Callable[[Window], Tensor],
-    function: Callable[[Tensor], Tensor],
+    run: Callable[[Iterable[Tensor]], Iterable[Tensor]],
     add: Callable[[Window, Tensor], None],
     *,
     tile: int,
@@ -105,28 +108,58 @@ def blend_tiles(
         (Z, Y, X).
     read : callable
         Gives the voxels of a window (three slices inside the volume).
-    function, tile, overlap, multiple, progress
+    run : callable
+        Maps tiles (1, 1, z, y, x) to as many answers of the same shape, in the same order; it may take
+        some ahead, to work on several at a time.
+    tile, overlap, multiple, progress
         As `restore_tiles` takes them.
     add : callable
-        Adds weighted voxels to the result, inside a window. Windows come in rows along X, slabs along Z.
+        Adds weighted voxels to the result, inside a window. Windows come in rows along X, slabs along Z, and
+        always in the same order, so that sums round alike however many devices work.
     """
     axes = [_spans(n, tile, overlap, multiple) for n in shape]
     total = math.prod(len(spans) for spans in axes)
-    for done, spans in enumerate(itertools.product(*axes), start=1):
-        _blend_tile(shape, spans, read, function, add)
+    tiles = (_cut(shape, spans, read) for spans in itertools.product(*axes))
+    places = itertools.product(*axes)
+    for done, (spans, answer) in enumerate(zip(places, run(tiles), strict=True), start=1):
+        _add_weighted(shape, spans, answer, add)
         if progress is not None:
             progress(done, total)
 
 
+def count_tiles(
+    shape: tuple[int, ...], *, tile: int, overlap: int, multiple: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Number of tiles along (Z, Y, X), and their sides."""
+    placed = [_place(n, tile, overlap, multiple) for n in shape]
+    return tuple(len(starts) for _, starts in placed), tuple(side for side, _ in placed)
+
+
+def _place(n: int, tile: int, overlap: int, multiple: int) -> tuple[int, list[int]]:
+    """Place tiles on an axis: their side, and where they start in the volume."""
+    box = math.ceil(n / multiple) * multiple
+    unit = multiple if tile - overlap >= multiple else 1
+    step = max((tile - overlap) // unit * unit, 1)
+    count = 1 + max(0, math.ceil((box - tile) / step))
+    side = min(tile, box)
+    while count > 1 and _fits(box, side - multiple, overlap, unit, count):
+        side -= multiple
+    free = (box - side) // unit
+    first = (n - box) // 2  # <= 0: the surplus is shared by both ends
+    return side, [first + i * free // max(count - 1, 1) * unit for i in range(count)]
+
+
+def _fits(box: int, side: int, overlap: int, unit: int, count: int) -> bool:
+    """Whether so many tiles of a side cover the box and share enough."""
+    step = (side - overlap) // unit * unit
+    return side >= 2 * overlap and step > 0 and (count - 1) * step >= box - side
+
+
 def _spans(n: int, tile: int, overlap: int, multiple: int) -> list[_Span]:
     """Place tiles on an axis of ``n`` voxels and make their weights sum to one on it."""
-    count = max(1, math.ceil((n - overlap) / (tile - overlap)))
-    least = math.ceil((n + (count - 1) * overlap) / count)
-    side = math.ceil(least / multiple) * multiple
-    step = side - overlap
-    first = (n - side - (count - 1) * step) // 2  # <= 0: the surplus is shared by both ends
-    starts = [first + i * step for i in range(count)]
-    windows = [_window(side, overlap, first=i == 0, last=i == count - 1) for i in range(count)]
+    side, starts = _place(n, tile, overlap, multiple)
+    shared = [before + side - after for before, after in itertools.pairwise(starts)]
+    windows = [_window(side, left, right) for left, right in zip([0, *shared], [*shared, 0], strict=True)]
     total = torch.zeros(n, dtype=torch.float64)
     for start, window in zip(starts, windows, strict=True):
         inside = slice(max(start, 0), min(start + side, n))
@@ -134,17 +167,18 @@ def _spans(n: int, tile: int, overlap: int, multiple: int) -> list[_Span]:
     return [_Span(start, _normalised(w, total, start)) for start, w in zip(starts, windows, strict=True)]
 
 
-def _window(side: int, overlap: int, *, first: bool, last: bool) -> Tensor:
-    """Weigh a tile: zero, a sin² ramp, then one towards each neighbour; one at the ends of the volume."""
+def _window(side: int, left: int, right: int) -> Tensor:
+    """Weigh a tile that shares so many voxels with its neighbours; 0 is one that has none, or shares none.
+
+    Zero over the outer quarter of what is shared, a squared-sine ramp over half of it, then one.
+    """
     position = torch.arange(side, dtype=torch.float64) + 0.5
-    from_edge = torch.full_like(position, math.inf)
-    if not first:
-        from_edge = position
-    if not last:
-        from_edge = torch.minimum(from_edge, side - position)
-    margin = overlap / 4
-    ramp = (from_edge - margin) / max(overlap - 2 * margin, 0.5)
-    return torch.sin(ramp.clamp(0, 1) * (math.pi / 2)) ** 2
+    weights = torch.ones_like(position)
+    for shared, from_edge in ((left, position), (right, side - position)):
+        if shared > 0:
+            ramp = (from_edge - shared / 4) / max(shared / 2, 0.5)
+            weights *= torch.sin(ramp.clamp(0, 1) * (math.pi / 2)) ** 2
+    return weights
 
 
 def _normalised(window: Tensor, total: Tensor, start: int) -> Tensor:
@@ -156,28 +190,33 @@ def _normalised(window: Tensor, total: Tensor, start: int) -> Tensor:
     return weights
 
 
-def _blend_tile(
-    shape: tuple[int, ...],
-    spans: tuple[_Span, ...],
-    read: Callable[[Window], Tensor],
-    function: Callable[[Tensor], Tensor],
-    add: Callable[[Window, Tensor], None],
-) -> None:
-    """Add one weighted tile; no padded copy of the volume is made."""
-    sides = [len(span.weights) for span in spans]
-    before = [max(-span.start, 0) for span in spans]
-    inside = tuple(
-        slice(max(span.start, 0), min(span.start + side, n))
-        for span, side, n in zip(spans, sides, shape, strict=True)
-    )
-    part = read(inside)
+def _cut(shape: tuple[int, ...], spans: tuple[_Span, ...], read: Callable[[Window], Tensor]) -> Tensor:
+    """Read one tile (1, 1, z, y, x); beyond the volume it is zero. No padded copy of the volume is made."""
+    part = read(_inside(shape, spans))
     padding = [
         width
-        for b, n, side in zip(reversed(before), reversed(part.shape), reversed(sides), strict=True)
-        for width in (b, side - b - n)
+        for span, n in zip(reversed(spans), reversed(part.shape), strict=True)
+        for width in (max(-span.start, 0), len(span.weights) - max(-span.start, 0) - n)
     ]
-    restored = function(F.pad(part, padding)[None, None])[0, 0]
-    kept = tuple(slice(b, b + n) for b, n in zip(before, part.shape, strict=True))
-    weights = [span.weights[k].to(part) for span, k in zip(spans, kept, strict=True)]
-    weight = weights[0][:, None, None] * weights[1][:, None] * weights[2]
-    add(inside, restored[kept].to(part) * weight)
+    return F.pad(part, padding)[None, None]
+
+
+def _inside(shape: tuple[int, ...], spans: tuple[_Span, ...]) -> Window:
+    """What of a tile is inside the volume."""
+    return tuple(
+        slice(max(span.start, 0), min(span.start + len(span.weights), n))
+        for span, n in zip(spans, shape, strict=True)
+    )
+
+
+def _add_weighted(
+    shape: tuple[int, ...], spans: tuple[_Span, ...], answer: Tensor, add: Callable[[Window, Tensor], None]
+) -> None:
+    """Add the answer to one tile."""
+    inside = _inside(shape, spans)
+    kept = tuple(
+        slice(s.start - span.start, s.stop - span.start) for s, span in zip(inside, spans, strict=True)
+    )
+    weights = [span.weights[k].to(answer) for span, k in zip(spans, kept, strict=True)]
+    part = answer[0, 0][kept] * weights[0][:, None, None]
+    add(inside, part.mul_(weights[1][:, None]).mul_(weights[2]))

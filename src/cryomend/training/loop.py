@@ -20,6 +20,7 @@ from torch import Tensor
 from cryomend.config import TrainingConfig
 from cryomend.io import InputError
 from cryomend.network.losses import CropBatch, multi_task_loss
+from cryomend.network.precision import autocast_dtype
 from cryomend.network.unet import RestorationUNet
 from cryomend.training.ahead import DrawAhead
 from cryomend.training.checkpoint import read_checkpoint, write_checkpoint
@@ -29,7 +30,7 @@ from cryomend.training.monitor import Monitor
 from cryomend.training.sampling import PairSource, draw_batch
 from cryomend.training.validate import SCORES, central_part, draw_sections, score_restored
 
-__all__ = ["Trainer", "autocast_dtype", "learning_rate", "network_arguments", "read_run"]
+__all__ = ["Trainer", "learning_rate", "network_arguments", "read_run"]
 
 _RECENT = 50  # steps over which speed and stall are averaged
 
@@ -63,36 +64,6 @@ def read_run(path: Path, config: TrainingConfig) -> tuple[dict[str, dict[str, Te
             "use the same or leave out --resume"
         )
     return states, facts
-
-
-def autocast_dtype(precision: str, device: torch.device | str) -> torch.dtype | None:
-    """Type in which convolutions run, or None for float32.
-
-    ``auto`` takes bfloat16 where it is faster: CUDA of compute capability 8, x86-64 with AVX512-BF16 or AMX
-    (on such a core training ran 1.75 times as fast as in float32).
-
-    Raises
-    ------
-    ValueError
-        If the device has none of that precision.
-    """
-    kind = torch.device(device).type
-    cuda = kind == "cuda"
-    if precision == "float16":
-        if not cuda:
-            raise ValueError("training.precision: float16 needs a CUDA device; use float32 or bfloat16")
-        return torch.float16
-    if precision == "bfloat16" or (precision == "auto" and _has_fast_bfloat16(kind)):
-        return torch.bfloat16
-    return None
-
-
-def _has_fast_bfloat16(kind: str) -> bool:
-    """Whether a kind of device multiplies bfloat16 in hardware."""
-    if kind == "cuda":
-        return torch.cuda.is_bf16_supported()
-    found = torch.cpu.get_capabilities() if kind == "cpu" else {}
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
 @dataclass
@@ -152,7 +123,14 @@ class Trainer:
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(), lr=self.config.learning_rate, weight_decay=1e-4
         )
-        self.dtype = autocast_dtype(self.config.precision, self.device)
+        try:
+            self.dtype = autocast_dtype(self.config.precision, self.device)
+        except ValueError as error:
+            raise ValueError(f"training.precision: {error}") from error
+        # On a CPU one bfloat16 gradient in many is not finite where levels are small (2³ voxels), though the
+        # same one is a moment later: it is found again, in the end in float32.
+        unsteady = self.dtype is not None and torch.device(self.device).type == "cpu"
+        self._dtypes = (self.dtype, self.dtype, None) if unsteady else (self.dtype,)
         # float16 alone has too few exponents for gradients
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.dtype == torch.float16)
         self._recent: deque[tuple[float, float]] = deque(maxlen=_RECENT)  # seconds of a step, of its wait
@@ -209,6 +187,8 @@ class Trainer:
             If the disk is full or gone.
         """
         pause = 60 * (self.config.checkpoint_minutes if every_minutes is None else every_minutes)
+        if self.initial is not None and self.step == 0:
+            self.validate(monitor)  # what it begins with is the best until something is better
         with self.drawing_ahead():
             self._run(checkpoint, pause, monitor, on_step)
 
@@ -254,22 +234,30 @@ class Trainer:
         self.waited = time.monotonic() - start
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.progress, self.step, self.config)
-        self.optimiser.zero_grad(set_to_none=True)
-        with self._autocast():
-            weight = self.config.lambda_recon / self.config.recon_share
-            loss = multi_task_loss(self.forward, batch, weight=weight, wedge_weight=self.config.wedge_weight)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        self.scaler.unscale_(self.optimiser)
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
-        mean = self.processes.add([float(loss.detach()) / self.processes.count])[0]
-        # The scaler passes over a step whose float16 gradient overflows, and tries a smaller scale.
-        if not (math.isfinite(mean) and (self.scaler.is_enabled() or bool(torch.isfinite(norm)))):
+        for dtype in self._dtypes:
+            loss, norm = self._find_gradient(batch, dtype)
+            # The scaler passes over a step whose float16 gradient overflows, and tries a smaller scale.
+            if finite := self.scaler.is_enabled() or math.isfinite(norm):
+                break
+        mean = self.processes.add([loss / self.processes.count])[0]
+        if not (math.isfinite(mean) and finite):
             raise FloatingPointError(self._describe_failure(mean, first))
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.step += 1
         self._update_average()
         return mean
+
+    def _find_gradient(self, batch: CropBatch, dtype: torch.dtype | None) -> tuple[float, float]:
+        """Loss of a batch and norm of its gradient, which is then clipped."""
+        self.optimiser.zero_grad(set_to_none=True)
+        with torch.autocast(torch.device(self.device).type, dtype=dtype, enabled=dtype is not None):
+            weight = self.config.lambda_recon / self.config.recon_share
+            loss = multi_task_loss(self.forward, batch, weight=weight, wedge_weight=self.config.wedge_weight)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.unscale_(self.optimiser)
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.gradient_clip)
+        return float(loss.detach()), float(norm)
 
     def validate(self, monitor: Monitor | None = None) -> float:
         """Score the averaged weights by mean correlation with the truth; keep them if they are the best.

@@ -117,12 +117,12 @@ class PairMaker:
 class Ingredients:
     """Files and identifiers that pairs are to be made from, as a user names them.
 
-    ``structures`` and ``membrane_structures`` go to `find_structures`, ``noise`` (model files) and
-    ``rescale_noise`` to `find_noise`.
+    ``structures`` and ``membrane_structures`` go to `find_structures`, unless they have been read; ``noise``
+    (model files) and ``rescale_noise`` go to `find_noise`.
     """
 
-    structures: Sequence[str | Path] = ()
-    membrane_structures: Sequence[str | Path] = ()
+    structures: Sequence[str | Path | Macromolecule] = ()
+    membrane_structures: Sequence[str | Path | Macromolecule] = ()
     noise: Sequence[Path] = ()
     rescale_noise: bool = False
 
@@ -138,10 +138,34 @@ class Ingredients:
         only = config.structures
         return PairMaker(
             config,
-            tuple(find_structures(self.structures, only=only)),
-            tuple(find_structures(self.membrane_structures, only=only, in_membrane=True)),
+            _read(self.structures, only),
+            _read(self.membrane_structures, only, in_membrane=True),
             noise or None,
         ), notes
+
+    def read(self, config: SimulationConfig) -> Ingredients:
+        """Read the structures now, so that `find` does not read their files again.
+
+        Raises
+        ------
+        cryomend.io.InputError
+            As `find_structures`.
+        """
+        only = config.structures
+        return replace(
+            self,
+            structures=_read(self.structures, only),
+            membrane_structures=_read(self.membrane_structures, only, in_membrane=True),
+        )
+
+
+def _read(
+    given: Sequence[str | Path | Macromolecule], only: Sequence[str] | None, *, in_membrane: bool = False
+) -> tuple[Macromolecule, ...]:
+    """Structures that have been read as they are, and those of the files."""
+    read = [s for s in given if isinstance(s, Macromolecule)]
+    names = [s for s in given if not isinstance(s, Macromolecule)]
+    return (*read, *find_structures(names, only=only, in_membrane=in_membrane))
 
 
 def hold_out(maker: PairMaker, *, kinds: Sequence[str], share: float) -> tuple[PairMaker, PairMaker]:

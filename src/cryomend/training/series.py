@@ -11,15 +11,27 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from cryomend.config import Recipe, load_recipe
-from cryomend.io import InputError, find_tilt_angles, open_stack, read_tilt_angles
+from cryomend.acquisition.detector import detector_mtf
+from cryomend.acquisition.exposure import thickness_transmission
+from cryomend.config import AcquisitionConfig, Recipe, load_recipe
+from cryomend.io import InputError, find_tilt_angles, open_stack, read_image, read_tilt_angles
 from cryomend.io.mdoc import read_mdoc_table
 from cryomend.restoration.model import load_model
 from cryomend.training.maker import Ingredients
 
-__all__ = ["SeriesFacts", "UserSeries", "describe_series", "make_recipe", "read_series", "say_series"]
+__all__ = [
+    "SeriesFacts",
+    "UserSeries",
+    "describe_series",
+    "find_dqe",
+    "make_recipe",
+    "read_series",
+    "say_series",
+]
 
 _BASE = Path(__file__).with_name("user.yaml")
+_ICE = 1000.0  # Å, of which the transmission is reckoned
+_DQE_FACTOR = 1.5  # either way, for the ice, the detector's MTF and what the electrons say
 
 
 @dataclass(frozen=True)
@@ -134,6 +146,8 @@ def make_recipe(
     bin: float,
     ingredients: Ingredients,
     start_from: str | None,
+    *,
+    dqe: tuple[float, float] | None = None,
 ) -> Recipe:
     """The recipe of `user.yaml`, with what the series and the model to start from say, under the user's.
 
@@ -149,6 +163,8 @@ def make_recipe(
         For which kinds of specimens there are structures.
     start_from : str, optional
         Model whose network is to be trained on.
+    dqe : tuple of float, optional
+        Of `find_dqe`.
 
     Returns
     -------
@@ -156,10 +172,8 @@ def make_recipe(
     """
     base = yaml.safe_load(_BASE.read_text(encoding="utf-8"))
     kinds = base["simulation"]["specimens"]
-    if not ingredients.membrane_structures:
-        del kinds["in-membranes"]
-    if not ingredients.structures:
-        base["simulation"]["specimens"] = {"in-membranes": kinds["in-membranes"]}
+    given = {False: bool(ingredients.structures), True: bool(ingredients.membrane_structures)}
+    base["simulation"]["specimens"] = {n: k for n, k in kinds.items() if given["membranes" in k]}
     size = found[0].pixel_size * bin
     lows, highs = ([f(facts.angles) for facts in found] for f in (np.min, np.max))
     steps = [float(np.median(np.diff(np.unique(facts.angles)))) for facts in found]
@@ -170,10 +184,58 @@ def make_recipe(
     for name, spread in (("fluence", 0.1), ("defocus_um", 0.3)):  # what is set is not quite what comes
         if values := [facts.optics[name] for facts in found if name in facts.optics]:
             acquisition[name] = [(1 - spread) * min(values), (1 + spread) * max(values)]
+    if dqe is not None:
+        acquisition["dqe"] = list(dqe)
     said: dict[str, Any] = {"simulation": {"voxel_size": [size, size], "acquisition": acquisition}}
     if start_from is not None:
         said["training"] = load_model(start_from)[1]["network"]
     return load_recipe(config, base, said)
+
+
+def find_dqe(
+    found: Sequence[SeriesFacts], std_table: NDArray[np.float64], bin: float, config: AcquisitionConfig
+) -> tuple[float, float] | None:
+    """DQE at which simulated series are as noisy as the user's, judged by their noise over their mean.
+
+    Parameters
+    ----------
+    found : sequence of SeriesFacts
+        The series.
+    std_table : array, shape (k, 2)
+        Tilt angle and deviation of the noise in pixels of the final size, from the model fitted to them.
+    bin : float
+        Those pixels over the series' own.
+    config : AcquisitionConfig
+        Electrons, MTF and free path that the simulation draws.
+
+    Returns
+    -------
+    tuple of float, or None
+        Lowest and highest; None where the grey levels have lost their zero: means that are not positive or
+        the same in all tilts, or far from what electrons can do.
+    """
+    ratios, means = [], []
+    for facts in found:
+        levels = _mean_levels(facts)
+        means.append(levels / np.abs(levels).max())
+        std = np.array([std_table[np.argmin(np.abs(std_table[:, 0] - a)), 1] for a in facts.angles])
+        passed = thickness_transmission(
+            facts.angles, thickness=_ICE, mean_free_path=float(np.mean(config.mean_free_path))
+        )
+        electrons = np.sqrt(config.fluence[0] * config.fluence[1]) / len(levels) * passed
+        ratios.append((levels / std) ** 2 / (electrons * (facts.pixel_size * bin) ** 2))
+    level, ratio = np.concatenate(means), float(np.median(np.concatenate(ratios)))
+    mtf = detector_mtf((64, 64), at_nyquist=float(np.mean(config.mtf_nyquist)))
+    dqe = ratio * float(mtf.square().mean())  # the detector blurs counting noise, which makes it weaker
+    if level.min() <= 0 or np.ptp(level) < 0.01 or not 0.02 < dqe < _DQE_FACTOR:
+        return None
+    return min(dqe / _DQE_FACTOR, 1 / _DQE_FACTOR), min(dqe * _DQE_FACTOR, 1.0)
+
+
+def _mean_levels(facts: SeriesFacts) -> NDArray[np.float64]:
+    """Mean grey level of every tilt."""
+    stack = open_stack(facts.stack, pixel_size=facts.pixel_size)
+    return np.array([float(np.mean(read_image(stack, n), dtype=np.float64)) for n in range(len(stack.data))])
 
 
 def describe_series(found: Sequence[SeriesFacts], bin: float) -> dict[str, Any]:

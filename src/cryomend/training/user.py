@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cryomend.config import UserConfig, load_recipe
+from cryomend.config import Recipe, UserConfig, load_recipe
 from cryomend.io import (
     InputError,
     check_folder,
@@ -21,7 +21,14 @@ from cryomend.io import (
     write_json,
     write_volume,
 )
-from cryomend.noise import NoiseModel, NoisePatches, extract_noise, fit_noise, save_noise_model
+from cryomend.noise import (
+    NoiseModel,
+    NoisePatches,
+    extract_noise,
+    fit_noise,
+    load_noise_model,
+    save_noise_model,
+)
 from cryomend.reconstruction.align import bin_images
 from cryomend.restoration.model import choose_model
 from cryomend.training.maker import Ingredients
@@ -30,6 +37,7 @@ from cryomend.training.series import (
     SeriesFacts,
     UserSeries,
     describe_series,
+    find_dqe,
     make_recipe,
     read_series,
     say_series,
@@ -155,6 +163,7 @@ def train_for_user(
     found = read_series(series, bin)
     recipe = make_recipe(config, found, bin, ingredients, start_from)
     prepare_run(output, recipe.training, start_from=start_from, max_minutes=max_minutes, resume=resume)
+    ingredients = ingredients.read(recipe.simulation)  # once, for `train_restorer` too
     find_supply(recipe, Sources(ingredients=ingredients))  # refuses now, not after the noise is learned
     folder = check_folder(output.with_name(output.name + ".run"))
     record = describe_series(found, bin)
@@ -168,6 +177,9 @@ def train_for_user(
             save_noise_model(model, fitted)
             on_notes([*fitted.config["notes"], f"noise of the series: {model} ({fitted.kind})"])
         ingredients = replace(ingredients, noise=[model])
+        dqe = find_dqe(found, load_noise_model(model).std_table, bin, recipe.simulation.acquisition)
+        recipe = make_recipe(config, found, bin, ingredients, start_from, dqe=dqe)
+        on_notes([_say_strength(recipe, dqe)])
     folder.mkdir(exist_ok=True)
     write_json(folder / "for.json", record)
     spent = (time.monotonic() - start) / 60
@@ -183,6 +195,17 @@ def train_for_user(
         on_step=on_step,
         on_notes=on_notes,
     )
+
+
+def _say_strength(recipe: Recipe, dqe: tuple[float, float] | None) -> str:
+    """One line on how strong the noise of the pairs will be."""
+    low, high = recipe.simulation.acquisition.dqe
+    drawn = f"a DQE of {low:.2g} to {high:.2g}"
+    if dqe is None:
+        return f"grey levels of the series have no zero, so they do not say how strong the noise is: {drawn}"
+    if not np.allclose((low, high), dqe):
+        return f"noise as strong as --config says: {drawn}"
+    return f"noise as strong as in the series, over their mean: {drawn}"
 
 
 def _check_ingredients(ingredients: Ingredients) -> None:

@@ -1,0 +1,54 @@
+"""Several processes: results of all tasks, messages, and deaths that stay alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import torch
+
+from cryomend.restoration.parallel import Died, work_in_processes
+
+
+def work(task, send):
+    """Do as the task says."""
+    if task == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if task == "exit":
+        os._exit(3)
+    send(f"working on {task}")
+    return task * 2 if task != "threads" else torch.get_num_threads()
+
+
+def test_deaths_take_only_their_own_task_with_them():
+    messages = {}
+    tasks = [1, "die", 2, "exit", 3, "threads"]
+    ended = dict(work_in_processes(work, tasks, processes=2, threads=1, on_message=messages.__setitem__))
+    assert ended == {0: 2, 1: Died(-9), 2: 4, 3: Died(3), 4: 6, 5: 1}
+    assert messages == {0: "working on 1", 2: "working on 2", 4: "working on 3", 5: "working on threads"}
+    assert str(ended[1]) == "its process ended by signal 9; if memory ran out, fewer --jobs need less"
+    assert str(ended[3]).startswith("its process ended with 3")
+
+
+def test_nothing_to_do_starts_nothing():
+    assert list(work_in_processes(work, [], processes=3, threads=1, on_message=print)) == []
+
+
+def test_whoever_stops_listening_ends_the_processes():
+    running = work_in_processes(work, [1, 2, 3, 4], processes=2, threads=1, on_message=lambda *_: None)
+    next(running)
+    import multiprocessing
+
+    children = multiprocessing.active_children()
+    assert children
+    running.close()
+    for child in children:
+        child.join(10)
+        assert not child.is_alive()
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_results_come_from_every_number_of_processes(number):
+    ended = work_in_processes(work, [4, 5], processes=number, threads=1, on_message=lambda *_: None)
+    assert sorted(ended) == [(0, 8), (1, 10)]
