@@ -139,3 +139,15 @@ def test_tiles_are_those_of_the_training_where_memory_suffices(tomogram):
         assert _choose_tile(engine)[0] == wanted
     del network.tile_side
     assert Engine(network).tile_side is None
+
+
+def test_a_compiled_network_gives_the_same_answer(tomogram, monkeypatch):
+    compile_network = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda network, **options: compile_network(network, backend="eager", **options)
+    )
+    torch.manual_seed(0)
+    network = RestorationUNet([2, 2, 2, 2])
+    plain = restored_by(Engine(network, precision="float32"), tomogram)
+    compiled = restored_by(Engine(network, precision="float32", compile_network=True), tomogram)
+    np.testing.assert_allclose(compiled, plain, rtol=1e-5)
