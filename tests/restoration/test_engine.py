@@ -151,3 +151,12 @@ def test_a_compiled_network_gives_the_same_answer(tomogram, monkeypatch):
     plain = restored_by(Engine(network, precision="float32"), tomogram)
     compiled = restored_by(Engine(network, precision="float32", compile_network=True), tomogram)
     np.testing.assert_allclose(compiled, plain, rtol=1e-5)
+
+
+def test_an_answer_that_is_not_finite_in_bfloat16_is_found_again_in_float32(tomogram):
+    class Unsteady(nn.Identity):
+        def forward(self, x):
+            return x * float("nan") if torch.is_autocast_enabled("cpu") else x
+
+    answer = restored_by(Engine(Unsteady(), precision="bfloat16"), tomogram)
+    np.testing.assert_allclose(answer, tomogram, rtol=1e-5)

@@ -39,7 +39,13 @@ class _Place:
     @torch.no_grad()
     def run(self, tiles: Tensor) -> Tensor:
         """Answer to tiles (B, 1, z, y, x), in float32 where they are."""
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+        answer = self._run(tiles, self.dtype)
+        if self.dtype is not None and self.device.type == "cpu" and not bool(answer.isfinite().all()):
+            answer = self._run(tiles, None)  # seen in gradients of small tiles
+        return answer
+
+    def _run(self, tiles: Tensor, dtype: torch.dtype | None) -> Tensor:
+        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
             answer = self.network(tiles.to(self.device))
         return answer.float().to(tiles.device)
 
