@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from cryomend.io import read_volume
+from cryomend.network.mirror import MirroredNetwork
 from cryomend.restoration.model import bundled_models, load_model, sample_tomogram
 from cryomend.restoration.predict import restore_tomogram
 
@@ -78,6 +79,22 @@ def test_a_shifted_tomogram_gives_the_shifted_result_of_a_local_network(borders,
     network = Local()
     network.tile_side = 48
     assert borders.shift_difference(volume, network, shift) < 0.02
+
+
+def test_the_mean_over_mirrors_leaves_no_lattice(borders):
+    noise = torch.randn(32, 32, 32, generator=torch.Generator().manual_seed(0))
+    once = borders.nyquist_excess(restore_tomogram(noise, Lattice()))
+    mirrored = borders.nyquist_excess(restore_tomogram(noise, MirroredNetwork(Lattice(), 8)))
+    assert mirrored["x"] < 0.01 * once["x"]
+
+
+@pytest.mark.slow
+def test_a_flat_region_restored_by_best_has_no_lattice(borders):
+    if "best" not in bundled_models():
+        pytest.skip("this tree holds no model yet")
+    noise = torch.randn(64, 96, 96, generator=torch.Generator().manual_seed(1))
+    restored = restore_tomogram(noise, load_model("best")[0])
+    assert all(0.9 < ratio < 1.1 for ratio in borders.nyquist_excess(restored).values())
 
 
 @pytest.mark.slow
