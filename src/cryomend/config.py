@@ -515,6 +515,13 @@ class TrainingConfig(StageConfig):
     warm_up: int = Field(150, ge=0, description="steps over which the learning rate rises")
     gradient_clip: float = Field(0.3, gt=0, description="largest gradient norm")
     ema_decay: float = Field(0.999, ge=0, lt=1, description="of the moving average of the weights")
+    keep_start: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share that the weights of the model it begins with have in the result: what was learned "
+        "from few pairs is then no step away from what holds for all",
+    )
     lambda_recon: float = Field(0.1, ge=0, description="weight of the wedge-filling task; 0 leaves it out")
     wedge_weight: float = Field(
         0.0, ge=0, description="extra weight of the error inside the missing wedge; 0 is the plain error"

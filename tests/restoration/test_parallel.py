@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import importlib
+import sys
 
 import pytest
-import torch
 
 from cryomend.restoration.parallel import Died, work_in_processes
 
+TASKS = """
+import os, signal
+import torch
 
 def work(task, send):
-    """Do as the task says."""
     if task == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     if task == "exit":
         os._exit(3)
     send(f"working on {task}")
     return task * 2 if task != "threads" else torch.get_num_threads()
+"""
 
 
-def test_deaths_take_only_their_own_task_with_them():
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """Does as the task says; of a module that new processes find, wherever the tests are started."""
+    (tmp_path / "tasks_of_processes.py").write_text(TASKS)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield importlib.import_module("tasks_of_processes").work
+    del sys.modules["tasks_of_processes"]
+
+
+def test_deaths_take_only_their_own_task_with_them(work):
     messages = {}
     tasks = [1, "die", 2, "exit", 3, "threads"]
     ended = dict(work_in_processes(work, tasks, processes=2, threads=1, on_message=messages.__setitem__))
@@ -31,11 +42,11 @@ def test_deaths_take_only_their_own_task_with_them():
     assert str(ended[3]).startswith("its process ended with 3")
 
 
-def test_nothing_to_do_starts_nothing():
+def test_nothing_to_do_starts_nothing(work):
     assert list(work_in_processes(work, [], processes=3, threads=1, on_message=print)) == []
 
 
-def test_whoever_stops_listening_ends_the_processes():
+def test_whoever_stops_listening_ends_the_processes(work):
     running = work_in_processes(work, [1, 2, 3, 4], processes=2, threads=1, on_message=lambda *_: None)
     next(running)
     import multiprocessing
@@ -49,6 +60,6 @@ def test_whoever_stops_listening_ends_the_processes():
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_results_come_from_every_number_of_processes(number):
+def test_results_come_from_every_number_of_processes(work, number):
     ended = work_in_processes(work, [4, 5], processes=number, threads=1, on_message=lambda *_: None)
     assert sorted(ended) == [(0, 8), (1, 10)]

@@ -39,9 +39,13 @@ def test_training_starts_from_the_given_weights(folders, tmp_path):
     a, b = (load_model(p)[0].state_dict() for p in (first, second))
     # At this learning rate three steps of AdamW move no weight by more than some 1e-8.
     assert all((a[k] - b[k]).abs().max() < 1e-6 for k in a)
-    wide = SMALL.model_copy(update={"channels": (4, 6)})
-    with pytest.raises(InputError, match="the configuration asks for"):
-        train_from_folders(folders[:1], second, config=wide, start_from=first)
+    wide, deep = (SMALL.model_copy(update={"channels": c}) for c in ((4, 6), (4, 4, 4)))
+    notes = []
+    train_from_folders(folders[:1], second, config=wide, start_from=first, on_notes=notes.extend)
+    assert load_model(second)[0].arguments["channels"] == [4, 6]
+    assert "its levels of [4, 4] features become [4, 6]" in notes[0]
+    with pytest.raises(InputError, match=r"the configuration asks for .* wider levels"):
+        train_from_folders(folders[:1], second, config=deep, start_from=first)
 
 
 def test_first_pairs_of_each_folder_are_held_out_and_a_lone_pair_is_not():

@@ -293,3 +293,19 @@ def test_a_start_that_nothing_beats_is_what_is_kept(monkeypatch):
     assert trainer.best_score == 0.9
     assert all(torch.equal(trainer.best[k], v) for k, v in initial.items())
     assert not torch.equal(weights(trainer), torch.cat([v.flatten() for v in initial.values()]))
+
+
+def test_the_result_lies_between_the_start_and_what_was_learned():
+    initial = {k: v.clone() for k, v in Trainer(CONFIG, pairs(), seed=0).network.state_dict().items()}
+    config = CONFIG.model_copy(update={"keep_start": 0.25})
+    trainer = Trainer(config, pairs(), pairs(1), seed=1, initial=initial)
+    trainer.run()
+    learned, score = {k: v.clone() for k, v in trainer.best.items()}, trainer.best_score
+    trainer.best = {k: v + 1 for k, v in learned.items()}
+    trainer.mix_with_start()
+    for key, value in trainer.best_network().state_dict().items():
+        torch.testing.assert_close(value, 0.25 * initial[key] + 0.75 * (learned[key] + 1))
+    assert trainer.best_score != score  # it is that of the mean
+    without = Trainer(config, pairs(), seed=1)
+    without.mix_with_start()
+    assert all(torch.equal(without.best[k], v) for k, v in without.network.state_dict().items())

@@ -276,6 +276,25 @@ class Trainer:
             self.best = {k: v.clone() for k, v in self.average.items()}
         return score
 
+    def mix_with_start(self) -> None:
+        """Average the best weights with those that training began with, and score the mean.
+
+        Along the straight line between the two the loss has no hill, and the mean keeps most of what was
+        learned where it holds and loses less where it does not.
+
+        References
+        ----------
+        Wortsman et al. (2022), Robust fine-tuning of zero-shot models. doi:10.1109/CVPR52688.2022.00780
+        """
+        share = self.config.keep_start
+        if self.initial is None or share == 0:
+            return
+        start = {key: value.to(self.device) for key, value in self.initial.items()}
+        self.best = {key: torch.lerp(value, start[key], share) for key, value in self.best.items()}
+        self.average = {key: value.clone() for key, value in self.best.items()}
+        if self.validation:
+            self.best_score = self._score()[0]["correlation"]
+
     def best_network(self) -> RestorationUNet:
         """The network with the weights of the best validation score."""
         network = RestorationUNet(**network_arguments(self.config))

@@ -121,6 +121,7 @@ def train_restorer(
         if processes.first:
             _write_recipe(folder, recipe, seed)
         _run(trainer, folder, checkpoint, on_step)
+        trainer.mix_with_start()
         facts = _describe(trainer, supply, started_from)
         if processes.first:
             save_model(output, trainer.best_network(), facts)
