@@ -17,7 +17,7 @@ from cryomend.network.unet import RestorationUNet
 __all__ = ["bytes_per_voxel", "free_memory", "hold_pages", "voxels_that_fit"]
 
 _SHARE = 0.5  # of the free memory: others want some too
-_SLACK = 1.5  # copies in the layout of the processor and what the allocator wastes, measured
+_SLACK = 1.75  # copies in the layout of the processor and what the allocator wastes, measured
 _UNKNOWN = 64  # values per voxel of a network that tells nothing of itself; that of `fast` has 58
 _CGROUP = Path("/sys/fs/cgroup")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
