@@ -130,7 +130,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--structures", type=Path, required=True, help="density maps NAME.mrc of complexes")
     parser.add_argument("--membrane-structures", type=Path, required=True)
     parser.add_argument("--users", nargs="+", choices=list(USERS), default=list(USERS))
-    parser.add_argument("--models", nargs="+", default=["default"], help="general ones: bundled names, files")
+    parser.add_argument("--models", nargs="+", default=["fast"], help="general ones: bundled names, files")
     parser.add_argument("--minutes", type=float, default=15.0, help="all that a user waits for the model")
     parser.add_argument("--trained-on", type=int, default=2, help="series that train --for gets")
     parser.add_argument("--tested-on", type=int, default=3, help="tomograms of other series")

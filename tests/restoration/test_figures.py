@@ -99,7 +99,7 @@ def test_a_flat_region_restored_by_best_has_no_lattice(borders):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=False, reason="the released model leaves a lattice: 1.3 along Y, 2.0 along X")
+@pytest.mark.xfail(strict=True, reason="the released model leaves a lattice: 1.3 along Y, 2.0 along X")
 def test_a_flat_region_restored_by_the_released_model_has_no_lattice(borders, network):
     noise = torch.randn(64, 96, 96, generator=torch.Generator().manual_seed(1))
     assert all(
@@ -108,7 +108,7 @@ def test_a_flat_region_restored_by_the_released_model_has_no_lattice(borders, ne
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=False, reason="the released model answers differently by a tenth to odd shifts")
+@pytest.mark.xfail(strict=True, reason="the released model answers differently by a tenth to odd shifts")
 @pytest.mark.parametrize("shift", [3, 8])
 def test_a_shifted_tomogram_gives_the_shifted_result_of_the_released_model(borders, network, shift):
     volume = torch.from_numpy(read_volume(sample_tomogram()).data)[4:68, :96]

@@ -88,10 +88,7 @@ def judge_reprojection(*, seen: float, seen_of_held_out: float, unseen: float, m
     """
     detail = {"correlation": seen, "other_hand": mirrored, "unseen": unseen}
     if unseen < _SIGNAL:
-        meaning = (
-            f"the tilts do not foretell one another (correlation {unseen:.2f}): wrong angles, or only noise"
-        )
-        return Check("reprojection", "bad", seen, meaning, detail)
+        return _without_measure("reprojection", seen, unseen, detail)
     number = seen_of_held_out / unseen
     verdict = rate("reprojection", number)
     meaning = (
@@ -105,6 +102,12 @@ def judge_reprojection(*, seen: float, seen_of_held_out: float, unseen: float, m
             f"correlation {seen:.2f}, but {other}: the volume is mirrored, or the list of angles negated"
         )
     return Check("reprojection", verdict, number, meaning, detail)
+
+
+def _without_measure(name: str, number: float, raw: float, detail: dict[str, Any]) -> Check:
+    """Call bad what has nothing to be compared with: a raw tomogram knows nothing of tilts apart from it."""
+    meaning = f"the tilts do not foretell one another (correlation {raw:.2f}): wrong angles, or only noise"
+    return Check(name, "bad", number, meaning, detail)
 
 
 def judge_support(share: float, centre_zyx_px: tuple[int, int, int]) -> Check:
@@ -143,10 +146,7 @@ def judge_held_out(restored: float, raw: float, *, tilts: int) -> Check:
     """
     detail = {"restored": restored, "raw": raw, "tilts": tilts}
     if raw < _SIGNAL:
-        meaning = (
-            f"the tilts do not foretell one another (correlation {raw:.2f}): wrong angles, or only noise"
-        )
-        return Check("held-out", "bad", restored, meaning, detail)
+        return _without_measure("held-out", restored, raw, detail)
     meaning = (
         f"correlation with {tilts} unseen tilts: restored {restored:.2f}, raw {raw:.2f}; number: their ratio"
     )

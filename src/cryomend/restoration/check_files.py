@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryomend import __version__
-from cryomend.config import ReconstructionConfig, load_config
 from cryomend.evaluation import evaluate_files, summary_rows
 from cryomend.evaluation.checks import require_matching, require_tilt_range
 from cryomend.evaluation.metrics import correlation
@@ -167,10 +166,12 @@ class _Session:
             if path is not None:
                 require_matching(self.header, open_volume(path, voxel_size=settings.voxel_size))
         self.plan = self.stack = None
+        self.z_shift = 0.0
         self.apart = np.zeros(0, dtype=bool)
         if data.tilts is not None:
             self.stack = open_stack(data.tilts)
-            self.plan = plan_tilts(self.stack, self.header, data, volume)
+            self.plan, config = plan_tilts(self.stack, self.header, data, volume)
+            self.z_shift = config.z_shift
             self.apart = choose_held_out(settings.hold_out, self.plan, data.tilts)
         self.device = choose_device(settings.device)
         if {"held-out", "noise"} & set(self.names) or ("halves" in self.names and not data.even_restored):
@@ -241,7 +242,7 @@ class _Session:
             self.plan.tilt_angles,
             self.apart,
             self.header.voxel_size,
-            centre_z=self.header.data.shape[0] // 2 + self._config.z_shift,
+            centre_z=self.header.data.shape[0] // 2 + self.z_shift,
             band=self.settings.band or BAND,
         )
 
@@ -249,10 +250,6 @@ class _Session:
     def unseen(self) -> Tensor:
         """The raw tomogram without the tilts that are kept apart."""
         return self.tilts.reconstruct(self.header.data.shape[0])
-
-    @property
-    def _config(self) -> ReconstructionConfig:
-        return load_config(ReconstructionConfig, self.data.reconstruction)
 
     def _check_reprojection(self) -> list[Check]:
         # of the outermost tilts a tomogram without them knows little: no measure of one that has seen them

@@ -119,7 +119,9 @@ def require_pair(files: dict[str, Path | None]) -> None:
         raise InputError(f"{first} and {second} are both {a}; give the two halves")
 
 
-def plan_tilts(stack: Volume, header: Volume, data: CheckData, volume: Path) -> Preparation:
+def plan_tilts(
+    stack: Volume, header: Volume, data: CheckData, volume: Path
+) -> tuple[Preparation, ReconstructionConfig]:
     """Read the side files of a stack and bin it to the voxels of a tomogram.
 
     Parameters
@@ -130,6 +132,13 @@ def plan_tilts(stack: Volume, header: Volume, data: CheckData, volume: Path) -> 
         Side files.
     volume : Path
         The tomogram, for messages.
+
+    Returns
+    -------
+    Preparation
+        Of the tilts, binned.
+    ReconstructionConfig
+        The options that the tomogram was reconstructed with.
 
     Raises
     ------
@@ -163,7 +172,7 @@ def plan_tilts(stack: Volume, header: Volume, data: CheckData, volume: Path) -> 
     )
     if plan.shape != tuple(shape):
         raise wrong
-    return plan
+    return plan, config
 
 
 def _times(shape: tuple[int, ...]) -> str:

@@ -251,7 +251,7 @@ class Trainer:
     def _find_gradient(self, batch: CropBatch, dtype: torch.dtype | None) -> tuple[float, float]:
         """Loss of a batch and norm of its gradient, which is then clipped."""
         self.optimiser.zero_grad(set_to_none=True)
-        with torch.autocast(torch.device(self.device).type, dtype=dtype, enabled=dtype is not None):
+        with self._autocast(dtype):
             weight = self.config.lambda_recon / self.config.recon_share
             loss = multi_task_loss(self.forward, batch, weight=weight, wedge_weight=self.config.wedge_weight)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -396,9 +396,9 @@ class Trainer:
             device=self.device,
         )
 
-    def _autocast(self) -> torch.autocast:
+    def _autocast(self, dtype: torch.dtype | None) -> torch.autocast:
         kind = torch.device(self.device).type
-        return torch.autocast(kind, dtype=self.dtype, enabled=self.dtype is not None)
+        return torch.autocast(kind, dtype=dtype, enabled=dtype is not None)
 
     def _describe_failure(self, loss: float, first: int) -> str:
         what = f"the loss is {loss}" if not math.isfinite(loss) else "the gradient is not finite"
@@ -432,7 +432,7 @@ class Trainer:
         for pair in self.validation[self.processes.rank :: self.processes.count]:
             window = central_part(pair.density.shape, multiple=self.network.multiple)
             x, truth = (v[window].float().cpu() for v in (pair.tomogram, pair.density))
-            with self._autocast():
+            with self._autocast(self.dtype):
                 given = (x[None, None].to(self.device),)
                 restored = torch.func.functional_call(self.network, self.average, given)
             restored = restored[0, 0].float().cpu()  # scores want float64, which not every device has
