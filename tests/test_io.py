@@ -168,6 +168,20 @@ def test_bad_stack_is_refused_like_a_volume(damaged, kind):
         read_stack(damaged(kind))
 
 
+@pytest.mark.parametrize("read", [read_volume, read_stack])
+def test_a_file_longer_than_its_header_tells_by_a_section_is_refused(tmp_path, voxels, read):
+    path = write_with_mrcfile(tmp_path / "a.mrc", voxels, 10.0)
+    section = 17 * 19 * voxels.itemsize
+    with open(path, "ab") as file:
+        file.write(bytes(section - 1))
+    assert np.array_equal(read(path).data, voxels)  # a last block that was filled up
+    with open(path, "ab") as file:
+        file.write(b"\0")
+    said = rf"a\.mrc is longer than its header tells: its header says 16 x 17 x 19 .* {1024 + 17 * section}"
+    with pytest.raises(InputError, match=said):
+        read(path)
+
+
 def test_narrow_stack_is_refused_along_y_and_x_only(tmp_path, voxels):
     with pytest.raises(InputError, match="16 x 17 x 15 voxels; along Y and X at least 16"):
         read_stack(write_with_mrcfile(tmp_path / "a.mrc", voxels[:, :, :15]))

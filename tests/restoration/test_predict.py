@@ -56,7 +56,8 @@ def test_network_sees_standardised_bright_protein(tomogram, protein, sign):
     network = Recorder()
     restore_tomogram(tomogram[:16, :16, :32], network, protein=protein)
     (seen,) = network.seen
-    assert seen[0, 0, 8:12, 8:12, 8:12].mean() > 2
+    seen = seen[seen != 0]  # what a tile has beyond the tomogram
+    assert seen.max() > 4.9 > -seen.min()
     # the few voxels beyond five deviations count in these plain moments, not in the robust ones
     assert seen.mean().item() == pytest.approx(0.0, abs=0.01)
     assert seen.std().item() == pytest.approx(1.0, abs=0.02)
@@ -85,7 +86,10 @@ def test_network_is_asked_for_its_multiple(tomogram):
     network = Recorder()
     network.multiple = 4
     restore_tomogram(tomogram, network, tile=40, overlap=8)
-    assert {tuple(x.shape) for x in network.seen} == {(1, 1, 20, 24, 40)}
+    (seen,) = network.seen
+    assert all(
+        n <= side < n + 8 and side % 4 == 0 for n, side in zip((20, 24, 37), seen.shape[2:], strict=True)
+    )
 
 
 def test_odd_shapes_pass_a_real_network(tomogram):

@@ -21,6 +21,45 @@ def test_tiling_the_identity_is_the_identity(device, shape, tile, overlap, multi
     torch.testing.assert_close(tiled, volume, rtol=2e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("origin", [(0, 0, 0), (5, -3, 40), (16, 31, 1000), (-7, 8, 15)])
+@pytest.mark.parametrize(("tile", "overlap", "multiple"), SETTINGS)
+def test_tiling_the_identity_is_the_identity_from_any_origin(origin, tile, overlap, multiple):
+    volume = torch.randn(33, 70, 97, generator=torch.Generator().manual_seed(0))
+    tiled = restore_tiles(volume, lambda x: x, tile=tile, overlap=overlap, multiple=multiple, origin=origin)
+    torch.testing.assert_close(tiled, volume, rtol=2e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("shift", [1, 7, 16, 45])
+def test_tiles_inside_stand_on_the_content_that_the_origin_marks(shift):
+    """Each tile answers with a lattice of its own: only the same tiles give the same answer."""
+
+    def lattice(x):
+        ramp = torch.arange(x.shape[-1]).remainder(16) / 16 + torch.arange(x.shape[-1]) / 100
+        return ramp.expand_as(x) + 0 * x
+
+    def tiled(n, origin):
+        return restore_tiles(torch.zeros(16, 16, n), lattice, tile=64, overlap=16, origin=(0, 0, origin))[
+            0, 0
+        ]
+
+    whole, cut = tiled(300, 137), tiled(300 - shift, 137 - shift)
+    there = slice(64, 300 - shift - 64)  # the first and the last tile hold on to the faces
+    torch.testing.assert_close(cut[there], whole[shift:][there], rtol=0, atol=1e-6)
+    elsewhere = tiled(300 - shift, 137)
+    assert (elsewhere[there] - whole[shift:][there]).abs().max() > 0.01
+
+
+def test_a_volume_of_one_tile_has_one_from_any_origin():
+    for origin in range(16):
+        seen = []
+        restore_tiles(
+            torch.zeros(64, 16, 30), lambda x: seen.append(x.shape[2:]) or x, tile=64, overlap=16,
+            origin=(origin,) * 3,
+        )  # fmt: skip
+        assert len(seen) == 1 and seen[0][0] == (64 if origin == 0 else 80)
+        assert all(side % 16 == 0 for side in seen[0])
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_tiles_are_multiples_and_no_larger_than_asked(shape):
     sides = set()

@@ -83,13 +83,19 @@ def _check_mode(mode: int, name: Path) -> None:
 
 
 def _check_size(header: Header, file_bytes: int, name: Path) -> None:
-    """Refuse a file that is shorter than its header says."""
+    """Refuse a file that is shorter than its header says, or longer by a section or more."""
     expected = expected_bytes(header)
+    z, y, x = stored_shape(header)
+    says = f"its header says {z} x {y} x {x} voxels of mode {int(header['mode'])}, {expected} bytes in all"
     if expected > file_bytes:
-        z, y, x = stored_shape(header)
         raise InputError(
-            f"{name} is truncated: its header says {z} x {y} x {x} voxels of mode {int(header['mode'])}, "
-            f"{expected} bytes in all, but the file has {file_bytes}; copy or write it again"
+            f"{name} is truncated: {says}, but the file has {file_bytes}; copy or write it again"
+        )
+    # some programs fill up the last block of a file: a few bytes more mean nothing
+    if file_bytes - expected >= y * x * voxel_dtype(header).itemsize:
+        raise InputError(
+            f"{name} is longer than its header tells: {says}, but the file has {file_bytes}, so the header is "
+            "of another volume; write it again"
         )
 
 

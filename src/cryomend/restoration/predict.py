@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cryomend.io import InputError, release_pages
+from cryomend.restoration.anchor import find_anchor
 from cryomend.restoration.engine import Engine, is_out_of_memory
 from cryomend.restoration.memory import hold_pages
 from cryomend.restoration.standardise import robust_mean_std
@@ -92,6 +93,7 @@ def restore_mapped(
     protein: str = "dark",
     tile: int | None = None,
     overlap: int | None = None,
+    origin: tuple[int, int, int] | None = None,
     progress: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] | None = None,
 ) -> None:
@@ -116,6 +118,10 @@ def restore_mapped(
         the free memory asks for it.
     overlap : int, optional
         Voxels that neighbours share; a quarter of the tile if None.
+    origin : (int, int, int), optional
+        Voxel (Z, Y, X) from which tiles are counted; if None that of
+        `cryomend.restoration.anchor.find_anchor`, so that the result does not depend on where the content
+        lies.
     say : callable, optional
         Called with a line of text that names the tile, and when it is halved.
 
@@ -126,10 +132,12 @@ def restore_mapped(
     InputError
         If a device was lost and the engine is to stop then.
     """
+    if origin is None:
+        origin = find_anchor(_sections(tomogram), shape=tomogram.shape, mean=mean_std[0])
     if tile is None:
         tile, free = _choose_tile(engine)
         if say is not None:
-            say(_tiles_in_words(tomogram.shape, tile, _overlap(tile, overlap), engine, free))
+            say(_tiles_in_words(tomogram.shape, tile, _overlap(tile, overlap), origin, engine, free))
     on_cpu = any(device.type == "cpu" for device in engine.devices)
     while True:
         for slab in _slabs(restored):
@@ -138,7 +146,7 @@ def restore_mapped(
             with hold_pages() if on_cpu else nullcontext():
                 _restore_rows(
                     restored, tomogram, engine, mean_std=mean_std, sign=1 if protein == "bright" else -1,
-                    tile=tile, overlap=_overlap(tile, overlap), progress=progress,
+                    tile=tile, overlap=_overlap(tile, overlap), origin=origin, progress=progress,
                 )  # fmt: skip
             return
         except (RuntimeError, MemoryError) as error:
@@ -165,9 +173,11 @@ def _overlap(tile: int, asked: int | None) -> int:
     return int(tile * _OVERLAP) if asked is None else min(asked, tile // 2)
 
 
-def _tiles_in_words(shape: tuple[int, ...], tile: int, overlap: int, engine: Engine, free: float) -> str:
+def _tiles_in_words(
+    shape: tuple[int, ...], tile: int, overlap: int, origin: tuple[int, int, int], engine: Engine, free: float
+) -> str:
     """Say which tiles were chosen."""
-    counts, sides = count_tiles(shape, tile=tile, overlap=overlap, multiple=engine.multiple)
+    counts, sides = count_tiles(shape, tile=tile, overlap=overlap, multiple=engine.multiple, origin=origin)
     tiles = f"{' x '.join(map(str, counts))} tiles of {' x '.join(map(str, sides))} voxels"
     times = math.prod(sides) * math.prod(counts) / math.prod(shape)
     again = f", overlap {overlap}, {times:.1f} times the volume" if math.prod(counts) > 1 else ""
@@ -183,6 +193,7 @@ def _restore_rows(
     sign: int,
     tile: int,
     overlap: int,
+    origin: tuple[int, int, int],
     progress: Callable[[int, int], None] | None,
 ) -> None:
     """Add tile after tile into zeros; at the end of a row its memory is let go."""
@@ -202,11 +213,19 @@ def _restore_rows(
     with torch.no_grad():
         blend_tiles(
             tomogram.shape, read, engine.run, add, tile=tile, overlap=overlap, multiple=engine.multiple,
-            progress=progress,
+            origin=origin, progress=progress,
         )  # fmt: skip
     for slab in _slabs(restored):
         slab *= np.float32(scale)
         slab += np.float32(mean)
+
+
+def _sections(volume: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
+    """Give one section after the other; their memory is let go."""
+    for start in range(0, len(volume), _SECTIONS):
+        for section in volume[start : start + _SECTIONS]:
+            yield np.asarray(section, dtype=np.float32)
+        release_pages(volume)
 
 
 def _slabs(volume: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -33,16 +33,17 @@ def restore_tiles(
     tile: int,
     overlap: int,
     multiple: int = 16,
+    origin: Sequence[int] = (0, 0, 0),
     progress: Progress | None = None,
 ) -> Tensor:
     """Apply a function to overlapping tiles and blend the results.
 
-    The volume stands in the middle of the smallest box whose sides are multiples of ``multiple``; what the
-    box has beyond it is zero. Tiles are spread evenly over the box and begin at multiples of ``multiple``
-    voxels of it, so that the lattices of pooling networks coincide. Neighbours share ``overlap`` voxels or
-    more: the outer quarter of each side, where a network lacks context, is dropped, and a squared-sine ramp
-    over the middle half leads from one to the other. The weights of all tiles sum to one, so tiling the
-    identity is the identity.
+    Tiles stand on a grid that goes through ``origin``: wherever a volume begins, the tiles inside it lie on
+    its content in the same way if the origin is a place of the content. The first and the last of an axis
+    begin a multiple of ``multiple`` voxels from that grid, so that the lattices of pooling networks coincide;
+    what they have beyond the volume is zero. Neighbours share ``overlap`` voxels or more: the outer quarter of
+    each side, where a network lacks context, is dropped, and a squared-sine ramp over the middle half leads
+    from one to the other. The weights of all tiles sum to one, so tiling the identity is the identity.
 
     Parameters
     ----------
@@ -51,12 +52,14 @@ def restore_tiles(
     function : callable
         Maps (1, 1, z, y, x) to the same shape.
     tile : int
-        Largest tile side in voxels, a positive multiple of ``multiple``; of all sides that need as few
-        tiles the smallest is taken.
+        Tile side in voxels, a positive multiple of ``multiple``. An axis that is no longer has one tile, as
+        small as holds it, which may exceed ``tile`` by ``multiple`` where the origin asks for that.
     overlap : int
         Voxels shared by neighbours at least, from 0 to ``tile // 2``.
     multiple : int
         Every tile side is a multiple of this many voxels.
+    origin : sequence of int
+        A voxel (Z, Y, X), inside the volume or not, at which a tile may begin.
     progress : callable, optional
         Called as ``progress(done, total)`` after each tile.
 
@@ -84,7 +87,7 @@ def restore_tiles(
 
     blend_tiles(
         tuple(volume.shape), lambda window: volume[window], partial(map, function), add,
-        tile=tile, overlap=overlap, multiple=multiple, progress=progress,
+        tile=tile, overlap=overlap, multiple=multiple, origin=origin, progress=progress,
     )  # fmt: skip
     return blended
 
@@ -98,6 +101,7 @@ def blend_tiles(
     tile: int,
     overlap: int,
     multiple: int,
+    origin: Sequence[int] = (0, 0, 0),
     progress: Progress | None = None,
 ) -> None:
     """Do the work of `restore_tiles` on a volume that need not be in memory.
@@ -111,13 +115,13 @@ def blend_tiles(
     run : callable
         Maps tiles (1, 1, z, y, x) to as many answers of the same shape, in the same order; it may take
         some ahead, to work on several at a time.
-    tile, overlap, multiple, progress
+    tile, overlap, multiple, origin, progress
         As `restore_tiles` takes them.
     add : callable
         Adds weighted voxels to the result, inside a window. Windows come in rows along X, slabs along Z, and
         always in the same order, so that sums round alike however many devices work.
     """
-    axes = [_spans(n, tile, overlap, multiple) for n in shape]
+    axes = [_spans(n, tile, overlap, multiple, o) for n, o in zip(shape, origin, strict=True)]
     total = math.prod(len(spans) for spans in axes)
     tiles = (_cut(shape, spans, read) for spans in itertools.product(*axes))
     places = itertools.product(*axes)
@@ -128,36 +132,29 @@ def blend_tiles(
 
 
 def count_tiles(
-    shape: tuple[int, ...], *, tile: int, overlap: int, multiple: int
+    shape: tuple[int, ...], *, tile: int, overlap: int, multiple: int, origin: Sequence[int] = (0, 0, 0)
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Number of tiles along (Z, Y, X), and their sides."""
-    placed = [_place(n, tile, overlap, multiple) for n in shape]
+    placed = [_place(n, tile, overlap, multiple, o) for n, o in zip(shape, origin, strict=True)]
     return tuple(len(starts) for _, starts in placed), tuple(side for side, _ in placed)
 
 
-def _place(n: int, tile: int, overlap: int, multiple: int) -> tuple[int, list[int]]:
+def _place(n: int, tile: int, overlap: int, multiple: int, origin: int) -> tuple[int, list[int]]:
     """Place tiles on an axis: their side, and where they start in the volume."""
-    box = math.ceil(n / multiple) * multiple
+    first = origin % multiple - (multiple if origin % multiple else 0)  # the last place up to voxel 0
+    box = math.ceil((n - first) / multiple) * multiple
+    if box <= tile + (multiple if n <= tile else 0):
+        return box, [first]
+    last = first + box - tile
     unit = multiple if tile - overlap >= multiple else 1
     step = max((tile - overlap) // unit * unit, 1)
-    count = 1 + max(0, math.ceil((box - tile) / step))
-    side = min(tile, box)
-    while count > 1 and _fits(box, side - multiple, overlap, unit, count):
-        side -= multiple
-    free = (box - side) // unit
-    first = (n - box) // 2  # <= 0: the surplus is shared by both ends
-    return side, [first + i * free // max(count - 1, 1) * unit for i in range(count)]
+    inner = range(first + ((origin - first) % step or step), last, step)
+    return tile, [first, *inner, last]
 
 
-def _fits(box: int, side: int, overlap: int, unit: int, count: int) -> bool:
-    """Whether so many tiles of a side cover the box and share enough."""
-    step = (side - overlap) // unit * unit
-    return side >= 2 * overlap and step > 0 and (count - 1) * step >= box - side
-
-
-def _spans(n: int, tile: int, overlap: int, multiple: int) -> list[_Span]:
+def _spans(n: int, tile: int, overlap: int, multiple: int, origin: int) -> list[_Span]:
     """Place tiles on an axis of ``n`` voxels and make their weights sum to one on it."""
-    side, starts = _place(n, tile, overlap, multiple)
+    side, starts = _place(n, tile, overlap, multiple, origin)
     shared = [before + side - after for before, after in itertools.pairwise(starts)]
     windows = [_window(side, left, right) for left, right in zip([0, *shared], [*shared, 0], strict=True)]
     total = torch.zeros(n, dtype=torch.float64)

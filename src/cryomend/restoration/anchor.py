@@ -1,0 +1,68 @@
+"""A place of the content of a tomogram from which tiles are counted, wherever the file begins.
+
+A network that halves its sampling answers a little differently to the same content at another place of its
+lattice. Tiles that are counted from the content give a particle the same answer however the tomogram was cut
+out or shifted: the choice of the sampling by the data of Chaman and Dokmanić 2021,
+doi:10.1109/CVPR46437.2021.00377.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["find_anchor"]
+
+_MARGIN = 16  # voxels at the faces that do not count: the ends of the tilts leave extreme values there
+_REACH = 2  # voxels around a candidate that decide between equals
+_MOST_EQUALS = 4096  # candidates looked at in a section; of a saturated one the first are as good
+
+_Found = tuple[float, float, tuple[int, int, int]]  # deviation, that of the surroundings, place
+
+
+def find_anchor(
+    sections: Iterable[NDArray[np.float32]], *, shape: Sequence[int], mean: float
+) -> tuple[int, int, int]:
+    """Find the voxel of a volume that is farthest from its mean.
+
+    The faces do not count: 16 voxels, or an eighth of a short axis. Of several equal voxels, as in data of
+    8 bits, the one is taken whose surroundings in its section are farthest on the same side.
+
+    Parameters
+    ----------
+    sections : iterable of array, shape (Y, X)
+        The volume along Z; seen once. Values that are not finite must not be among them.
+    shape : sequence of int
+        (Z, Y, X).
+    mean : float
+        As `cryomend.restoration.standardise.stream_mean_std` finds it.
+
+    Returns
+    -------
+    (int, int, int)
+        Its index (Z, Y, X); of a flat volume the first.
+    """
+    margins = [min(_MARGIN, n // 8) for n in shape]
+    inside = tuple(slice(margin, n - margin) for margin, n in zip(margins, shape, strict=True))
+    best: _Found = (0.0, 0.0, (0, 0, 0))
+    for z, section in enumerate(sections):
+        if inside[0].start <= z < inside[0].stop:
+            best = _more_extreme(best, section[inside[1:]], mean, (z, margins[1], margins[2]))
+    return best[2]
+
+
+def _more_extreme(
+    best: _Found, section: NDArray[np.float32], mean: float, corner: tuple[int, int, int]
+) -> _Found:
+    """Give the most extreme voxel of what was found before and of a section whose first voxel is ``corner``."""
+    for sign, extreme in ((1, section.max()), (-1, section.min())):
+        deviation = sign * (float(extreme) - mean)
+        if deviation < best[0] or deviation <= 0:
+            continue
+        for y, x in np.argwhere(section == extreme)[:_MOST_EQUALS]:
+            around = section[max(y - _REACH, 0) : y + _REACH + 1, max(x - _REACH, 0) : x + _REACH + 1]
+            place = corner[0], corner[1] + int(y), corner[2] + int(x)
+            best = max(best, (deviation, sign * (float(around.mean(dtype=np.float64)) - mean), place))
+    return best
