@@ -94,8 +94,8 @@ def _check_size(header: Header, file_bytes: int, name: Path) -> None:
     # some programs fill up the last block of a file: a few bytes more mean nothing
     if file_bytes - expected >= y * x * voxel_dtype(header).itemsize:
         raise InputError(
-            f"{name} is longer than its header tells: {says}, but the file has {file_bytes}, so the header is "
-            "of another volume; write it again"
+            f"{name} is longer than its header tells: {says}, but the file has {file_bytes}, so the header "
+            "is of another volume; write it again"
         )
 
 

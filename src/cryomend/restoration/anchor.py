@@ -56,7 +56,7 @@ def find_anchor(
 def _more_extreme(
     best: _Found, section: NDArray[np.float32], mean: float, corner: tuple[int, int, int]
 ) -> _Found:
-    """Give the most extreme voxel of what was found before and of a section whose first voxel is ``corner``."""
+    """Give the most extreme of what was found before and of a section whose first voxel is ``corner``."""
     for sign, extreme in ((1, section.max()), (-1, section.min())):
         deviation = sign * (float(extreme) - mean)
         if deviation < best[0] or deviation <= 0:

@@ -41,9 +41,9 @@ def restore_tiles(
     Tiles stand on a grid that goes through ``origin``: wherever a volume begins, the tiles inside it lie on
     its content in the same way if the origin is a place of the content. The first and the last of an axis
     begin a multiple of ``multiple`` voxels from that grid, so that the lattices of pooling networks coincide;
-    what they have beyond the volume is zero. Neighbours share ``overlap`` voxels or more: the outer quarter of
-    each side, where a network lacks context, is dropped, and a squared-sine ramp over the middle half leads
-    from one to the other. The weights of all tiles sum to one, so tiling the identity is the identity.
+    what they have beyond the volume is zero. Neighbours share ``overlap`` voxels or more: the outer quarter
+    of each side, where a network lacks context, is dropped, and a squared-sine ramp over the middle half
+    leads from one to the other. The weights of all tiles sum to one, so tiling the identity is the identity.
 
     Parameters
     ----------
