@@ -49,15 +49,15 @@ def test_tiles_inside_stand_on_the_content_that_the_origin_marks(shift):
     assert (elsewhere[there] - whole[shift:][there]).abs().max() > 0.01
 
 
-def test_a_volume_of_one_tile_has_one_from_any_origin():
-    for origin in range(16):
-        seen = []
-        restore_tiles(
-            torch.zeros(64, 16, 30), lambda x: seen.append(x.shape[2:]) or x, tile=64, overlap=16,
-            origin=(origin,) * 3,
-        )  # fmt: skip
-        assert len(seen) == 1 and seen[0][0] == (64 if origin == 0 else 80)
-        assert all(side % 16 == 0 for side in seen[0])
+@pytest.mark.parametrize("origin", range(16))
+def test_a_volume_of_one_tile_has_one_from_any_origin(origin):
+    seen = []
+    restore_tiles(
+        torch.zeros(64, 16, 30), lambda x: seen.append(x.shape[2:]) or x, tile=64, overlap=16,
+        origin=(origin,) * 3,
+    )  # fmt: skip
+    assert len(seen) == 1 and seen[0][0] == (64 if origin == 0 else 80)
+    assert all(side % 16 == 0 for side in seen[0])
 
 
 @pytest.mark.parametrize("shape", SHAPES)
