@@ -11,7 +11,7 @@ from torch import nn
 from cryomend.io import read_volume, write_tilt_angles, write_volume
 from cryomend.restoration import batch
 from cryomend.restoration.confidence import N_PASSES
-from cryomend.restoration.measured import measured_weight
+from cryomend.restoration.measured import blend_measured, measured_weight, weight_from_tomogram
 
 
 class Half(nn.Module):
@@ -65,12 +65,15 @@ def test_tilt_range_is_needed(restore, tmp_path, tiny_model, flag):
     refused(restore("--model", tiny_model, flag), tmp_path, flag, "tomogram.mrc", "--tilt-range MIN MAX")
 
 
-def test_halves_come_in_pairs_and_for_keep_measured(restore, tmp_path, tiny_model):
+def test_halves_come_in_pairs_and_for_something_that_uses_them(restore, tmp_path, tiny_model):
     even, odd = write_half(tmp_path / "e.mrc"), write_half(tmp_path / "d.mrc", seed=6)
     options = ("--model", tiny_model, *RANGE)
     refused(restore(*options, "--keep-measured", "--even", even), tmp_path, "give --odd too")
     refused(restore(*options, "--keep-measured", "--odd", even), tmp_path, "give --even too")
-    refused(restore(*options, "--fill-only", "--even", even, "--odd", odd), tmp_path, "--keep-measured")
+    sigma = ("--confidence", tmp_path / "c.mrc")
+    refused(restore(*options, *sigma, "--even", even), tmp_path, "give --odd too")
+    unused = restore(*options, "--fill-only", "--even", even, "--odd", odd)
+    refused(unused, tmp_path, "--keep-measured", "--confidence", "give one of them too")
     refused(
         restore(*options, "--keep-measured", "--even", even, "--odd", even), tmp_path, "give the two halves"
     )
@@ -105,10 +108,43 @@ def test_confidence_overwrites_nothing(restore, tmp_path, tiny_model):
 def test_network_of_any_gain_is_scaled_to_the_data(restore, tmp_path, tomogram_file, half_network, flag):
     result = restore(flag, *RANGE)
     assert result.code == 0, result.err
-    assert "network scaled by 2.000 to the data" in result.err and "GiB of memory" in result.err
+    assert "network scaled by 2.000 to the data" in result.err and "GiB of disk" in result.err
     before, after = (read_volume(path) for path in (tomogram_file, tmp_path / "o.mrc"))
     np.testing.assert_allclose(after.data, before.data, rtol=0, atol=1e-3)
     assert after.labels[-1].endswith(f"half restored {flag}")
+
+
+@pytest.mark.parametrize("keep", ["measured", "fill", "denoise"])
+def test_files_are_joined_as_volumes_in_memory_are(run_cli, tmp_path, monkeypatch, keep):
+    class Smooth(nn.Module):
+        def forward(self, x):
+            return nn.functional.avg_pool3d(x, 3, 1, 1)
+
+    monkeypatch.setattr(batch, "load_model", lambda name: (Smooth(), {"name": "smooth"}))
+    source = tmp_path / "bytes.mrc"
+    flag = "--keep-measured" if keep == "measured" else f"--{keep}-only"
+    data = np.random.default_rng(2).normal(20, 9, (33, 37, 34)).clip(-128, 127).astype(np.int8)
+    with mrcfile.new(source, data=data) as file:
+        file.voxel_size = 10
+    command = ("restore", source, "--device", "cpu", "--precision", "float32", *RANGE, "-o")
+    assert run_cli(*command, tmp_path / "plain.mrc").code == 0
+    assert run_cli(*command, tmp_path / "kept.mrc", flag).code == 0
+    plain, kept = (read_volume(tmp_path / name).data for name in ("plain.mrc", "kept.mrc"))
+    before = torch.from_numpy(data).float()
+    weight = weight_from_tomogram(before, tilt_range=(-60, 60)) if keep == "measured" else None
+    expected, _ = blend_measured(
+        before, torch.from_numpy(plain), tilt_range=(-60, 60), keep=keep, weight=weight
+    )
+    np.testing.assert_allclose(kept, expected.numpy(), rtol=0, atol=2e-4)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_half_with_broken_voxels_is_refused_before_any_work(restore, tmp_path, tiny_model):
+    other, bad = write_half(tmp_path / "e.mrc"), write_half(tmp_path / "nan.mrc")
+    with mrcfile.open(bad, mode="r+") as file:
+        file.data[3, 4, 5] = np.nan
+    options = ("--model", tiny_model, *RANGE, "--keep-measured", "--even", other, "--odd", bad)
+    refused(restore(*options), tmp_path, "nan.mrc", "the first at (Z, Y, X) = (3, 4, 5)")
 
 
 def test_keep_measured_lets_the_data_stay_as_far_as_the_halves_agree(
@@ -156,6 +192,66 @@ def test_confidence_does_not_change_the_restoration(restore, tmp_path, tiny_mode
     plain = read_volume(tmp_path / "o.mrc").data
     restore("--model", tiny_model, "--confidence", tmp_path / "c.mrc")
     np.testing.assert_array_equal(read_volume(tmp_path / "o.mrc").data, plain)
+
+
+@pytest.fixture
+def halves(tmp_path, tomogram_file):
+    """Options for two halves of the tomogram, each with noise of its own."""
+    rng, data = np.random.default_rng(7), read_volume(tomogram_file).data
+    for name in ("e.mrc", "d.mrc"):
+        write_volume(tmp_path / name, data + rng.normal(0, 5, data.shape), voxel_size=10.0)
+    return "--even", tmp_path / "e.mrc", "--odd", tmp_path / "d.mrc"
+
+
+def test_halves_raise_the_bare_disagreement(restore, tmp_path, tiny_model, halves):
+    sigma = ("--model", tiny_model, "--confidence", tmp_path / "c.mrc")
+    restore(*sigma)
+    without = read_volume(tmp_path / "c.mrc").data
+    result = restore(*sigma, *halves)
+    assert result.code == 0, result.err
+    assert f"{N_PASSES + 2} more passes of the network, two of them for the halves" in result.err
+    found = read_volume(tmp_path / "c.mrc").data
+    assert (found >= without).all() and found.mean() > without.mean()
+    assert not list(tmp_path.glob("*tmp*")) and not list(tmp_path.glob("*partial*"))
+
+
+def test_model_calibrated_without_halves_says_so_and_leaves_them_out(
+    restore, tmp_path, halves, half_network, monkeypatch
+):
+    metadata = {"name": "half", "confidence_curve": [[0.1, 0.2], [0.3, 0.4]]}
+    monkeypatch.setattr(batch, "load_model", lambda name: (Half(), metadata))
+    result = restore("--confidence", tmp_path / "c.mrc", *halves)
+    assert result.code == 0, result.err
+    assert "warning: the confidence of half is calibrated without halves" in result.err
+    assert f"{N_PASSES} more passes of the network\n" in result.err
+    with mrcfile.open(tmp_path / "c.mrc") as found:
+        np.testing.assert_allclose(found.data, 0.3, rtol=1e-5)  # half is always sure
+
+
+def test_confidence_is_that_of_the_network_whatever_is_kept(restore, tmp_path, half_network, halves):
+    restore("--confidence", tmp_path / "plain.mrc", *halves)
+    result = restore("--fill-only", *RANGE, "--confidence", tmp_path / "c.mrc", *halves)
+    assert result.code == 0, result.err
+    plain, kept = (read_volume(tmp_path / name).data for name in ("plain.mrc", "c.mrc"))
+    np.testing.assert_array_equal(kept, plain)
+
+
+def test_confidence_does_not_depend_on_the_grey_levels(restore, tmp_path, tiny_model, tomogram_file):
+    sigma = ("--model", tiny_model, "--precision", "float32", "--confidence", tmp_path / "c.mrc")
+    restore(*sigma)
+    plain = read_volume(tmp_path / "c.mrc").data
+    write_volume(tomogram_file, 3 * read_volume(tomogram_file).data + 7, voxel_size=10.0)
+    restore(*sigma)
+    np.testing.assert_allclose(read_volume(tmp_path / "c.mrc").data, plain, rtol=1e-3)
+
+
+def test_confidence_of_a_resampled_tomogram_has_its_own_sampling(restore, tmp_path, tiny_model, halves):
+    sigma = ("--model", tiny_model, "--voxel-size", "14", "--confidence", tmp_path / "c.mrc")
+    result = restore(*sigma, *halves)
+    assert result.code == 0, result.err
+    assert "resampled to 19 x 23 x 28 voxels" in result.err
+    found = read_volume(tmp_path / "c.mrc").data
+    assert found.shape == (16, 20, 24) and found.min() >= 0 and found.mean() > 0
 
 
 def test_network_that_contradicts_the_data_is_said_in_one_line(restore, tmp_path, monkeypatch):

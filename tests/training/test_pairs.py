@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -125,6 +127,28 @@ def test_unresolved_solvent_is_seen_by_the_beam_and_not_in_the_target():
     torch.testing.assert_close(a.density, b.density)
 
 
+def test_halves_show_the_same_specimen_with_noise_of_their_own_and_add_up_to_the_whole():
+    pair = simulate_pair(CONFIG, seed=3, halves=True)
+    even, odd = pair.halves
+    assert torch.equal(pair.density, simulate_pair(CONFIG, seed=3).density)
+
+    def correlation(a, b):
+        return torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]
+
+    assert correlation(even + odd, pair.tomogram) > 0.999
+    assert correlation(even, odd) < 0.9 * correlation(even, pair.tomogram)
+    # of each tilt the images have unit deviation, so half of the electrons are as bright as all of them
+    assert even.std() == pytest.approx(odd.std().item(), rel=0.02)
+    assert simulate_pair(CONFIG, seed=3).halves is None
+
+
+def test_halves_of_noise_that_is_not_counted_are_refused():
+    with pytest.raises(ValueError, match="halves count electrons"):
+        simulate_pair(
+            CONFIG.model_copy(update={"noise_share": 0.5}), seed=3, sample_noise=sample, halves=True
+        )
+
+
 def test_pairs_go_to_disk_and_back_and_finished_ones_are_not_made_again(tmp_path):
     names = simulate_pairs(CONFIG, tmp_path, count=2, seed=7)
     assert find_pairs(tmp_path) == names == ["pair_000007", "pair_000008"]
@@ -136,6 +160,12 @@ def test_pairs_go_to_disk_and_back_and_finished_ones_are_not_made_again(tmp_path
     simulate_pairs(CONFIG, tmp_path, count=2, seed=7)
     assert (tmp_path / "pair_000007_input.mrc").stat().st_mtime_ns == stamp
     assert (tmp_path / "pair_000008.json").exists()
+
+
+def test_a_pair_of_empty_ice_is_read_back(tmp_path):
+    empty = replace(simulate_pair(CONFIG, seed=0), density=torch.zeros(SMALL.shape))
+    write_pair(tmp_path, "ice", empty)
+    assert (read_pair(tmp_path, "ice")[1] == 0).all()
 
 
 def test_two_workers_make_the_same_pairs_as_one(tmp_path):

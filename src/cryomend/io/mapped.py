@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from cryomend.io import header as words
 from cryomend.io.mrc import Volume, result_header
-from cryomend.io.path import InputError, atomic_path
+from cryomend.io.path import InputError, atomic_path, reason
 
-__all__ = ["mapped_volume", "read_sections", "release_pages"]
+__all__ = ["mapped_volume", "read_sections", "release_pages", "scratch_array"]
 
 _SECTIONS = 16  # between two releases of memory: a few tens of MiB
 
@@ -105,11 +106,7 @@ def mapped_volume(
         offset = words.HEADER_BYTES + len(extended)
         with open(partial, "wb") as file:
             file.write(header.tobytes() + extended)
-            size = offset + 4 * math.prod(shape)
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error now, not a crash later
-            else:
-                file.truncate(size)
+            _reserve(file, offset + 4 * math.prod(shape))
         voxels = np.memmap(partial, header.dtype["dmin"], "r+", offset, words.stored_shape(header))
         yield voxels.transpose(words.axis_order(header))
         words.set_statistics(header, voxels, after=lambda: release_pages(voxels))
@@ -117,6 +114,58 @@ def mapped_volume(
             raise InputError(f"the result for {Path(path)} is not finite; nothing is written")
         with open(partial, "r+b") as file:
             file.write(header.tobytes())
+
+
+@contextmanager
+def scratch_array(
+    directory: str | os.PathLike[str] | None, shape: tuple[int, ...], dtype: DTypeLike
+) -> Iterator[NDArray[Any]]:
+    """Yield an array of zeros that lies on disk for as long as the block lasts.
+
+    Its file has no name where the system allows that (Linux), so that nothing stays even of a process that
+    is killed; elsewhere a temporary one.
+
+    Parameters
+    ----------
+    directory : path-like or None
+        On the disk to use; in memory if None.
+    shape : tuple of int
+        Of the array.
+    dtype : dtype
+        Number format.
+
+    Yields
+    ------
+    array
+
+    Raises
+    ------
+    InputError
+        If the directory cannot be written or its disk is too full.
+    """
+    if directory is None:
+        yield np.zeros(shape, dtype)
+        return
+    wanted = math.prod(shape) * np.dtype(dtype).itemsize
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(tempfile.TemporaryFile(dir=directory))
+            _reserve(file, wanted)
+            array = np.memmap(file, dtype, "r+", shape=shape)
+        except OSError as error:
+            raise InputError(
+                f"cannot work in {directory} with a temporary file of {wanted} bytes "
+                f"({wanted / 2**30:.1f} GiB): {reason(error)}; make room or choose another output"
+            ) from error
+        yield array
+
+
+def _reserve(file: IO[bytes], size: int) -> None:
+    """Take the disk space of a file."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error now, not a crash later
+    else:
+        file.truncate(size)
 
 
 def release_pages(voxels: NDArray[Any]) -> None:

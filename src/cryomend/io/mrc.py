@@ -68,7 +68,11 @@ class Volume:
 
 
 def read_volume(
-    path: str | os.PathLike[str], *, voxel_size: float | None = None, minimum_size: int = _MINIMUM_SIZE
+    path: str | os.PathLike[str],
+    *,
+    voxel_size: float | None = None,
+    minimum_size: int = _MINIMUM_SIZE,
+    may_be_constant: bool = False,
 ) -> Volume:
     """Read a tomogram or map from an MRC file and refuse what cannot be worked with.
 
@@ -83,11 +87,13 @@ def read_volume(
         Å; replaces what the header says.
     minimum_size : int
         Fewest voxels along every axis.
+    may_be_constant : bool
+        Take a volume whose voxels are all equal, such as the truth of empty ice.
 
     Returns
     -------
     Volume
-        ``data`` of shape (Z, Y, X), float32, all finite and not constant.
+        ``data`` of shape (Z, Y, X), float32, all finite and not constant unless that is allowed.
 
     Raises
     ------
@@ -97,7 +103,12 @@ def read_volume(
         between the axes.
     """
     volume = open_volume(path, voxel_size=voxel_size, minimum_size=minimum_size)
-    volume.data = _checked_data(volume.data, volume.path or Path(path), minimum_shape=(minimum_size,) * 3)
+    volume.data = _checked_data(
+        volume.data,
+        volume.path or Path(path),
+        minimum_shape=(minimum_size,) * 3,
+        may_be_constant=may_be_constant,
+    )
     return volume
 
 
@@ -232,13 +243,13 @@ def _common_size(sizes: list[float], name: Path, option: str) -> float:
 
 
 def _checked_data(
-    stored: NDArray[Any], name: Path, *, minimum_shape: tuple[int, int, int]
+    stored: NDArray[Any], name: Path, *, minimum_shape: tuple[int, int, int], may_be_constant: bool = False
 ) -> NDArray[np.float32]:
-    """Return the voxels as native float32, if there are enough, all finite and not all equal."""
+    """Return the voxels as native float32, if enough, finite and, unless allowed, not all equal."""
     _refuse_small(stored, name, minimum_shape=minimum_shape)
     data = np.array(stored, dtype=np.float32, order="C")
     _refuse_non_finite(data, str(name), advice="repair or crop it first")
-    if data.min() == data.max():
+    if not may_be_constant and data.min() == data.max():
         raise InputError(f"{name} is constant (every voxel is {data.flat[0]:g}); is it the right file?")
     return data
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from cryomend import __version__
 from cryomend.io import (
@@ -24,14 +24,15 @@ from cryomend.io import (
     open_volume,
     read_sections,
     release_pages,
-    write_volume,
+    scratch_array,
 )
+from cryomend.restoration.confidence_file import write_confidence
 from cryomend.restoration.engine import Engine
 from cryomend.restoration.inputs import Job
-from cryomend.restoration.options import Options, blend_file, write_confidence
+from cryomend.restoration.options import Options, blend_file, open_halves
 from cryomend.restoration.predict import restore_mapped
-from cryomend.restoration.resample import resample_volume, shape_for_network, sizes_in_words
-from cryomend.restoration.standardise import robust_mean_std, stream_mean_std
+from cryomend.restoration.resample import resample_mapped, shape_for_network, sizes_in_words
+from cryomend.restoration.standardise import stream_mean_std
 
 __all__ = ["Setting", "Work", "is_done", "range_in_words", "restore_job", "say_setting"]
 
@@ -81,9 +82,13 @@ class Setting:
     @cached_property
     def engine(self) -> Engine:
         """The network on its devices."""
+        return self.make_engine(self.network)
+
+    def make_engine(self, network: nn.Module) -> Engine:
+        """Put a network on the devices."""
         work = self.work
         return Engine(
-            self.network, self.devices, precision=work.precision, compile_network=work.compile_network,
+            network, self.devices, precision=work.precision, compile_network=work.compile_network,
             on_device_loss=work.on_device_loss, jobs=work.jobs,
         )  # fmt: skip
 
@@ -91,12 +96,6 @@ class Setting:
     def label(self) -> str:
         """What the headers of the results say was done, and by what."""
         return f"{self.metadata['name']} {self.options.label}"
-
-    @property
-    def needs_whole(self) -> bool:
-        """Whether something is asked for that works on the whole volume in memory."""
-        asked = self.options.keep, self.options.confidence, self.report
-        return any(wanted is not None for wanted in asked)
 
     @property
     def model_in_words(self) -> str:
@@ -134,8 +133,13 @@ def restore_job(job: Job, setting: Setting, say: Say, progresses: Progresses, *,
     _say_what_was_understood(job, setting, say)
     _make_directory(job.target.parent)
     label = f"cryomend {__version__} {setting.label}"
-    work = _restore_whole if setting.needs_whole else _restore_piecewise
-    work(job, opened, setting, say, progresses, mean_std=mean_std, label=label)
+    started = time.monotonic()
+    with mapped_volume(
+        job.target, job.shape, voxel_size=opened.voxel_size, like=opened, label=label
+    ) as result:
+        _restore_and_join(result, job, opened, setting, say, progresses, mean_std)
+    if setting.report is not None:
+        _write_report(setting.report, job, opened, setting, seconds=time.monotonic() - started)
 
 
 def _make_directory(directory: Path) -> None:
@@ -157,23 +161,38 @@ def _measure(opened: Volume) -> tuple[float, float]:
     return stream_mean_std(read_sections(opened), np.concatenate(rows))
 
 
-def _restore_piecewise(
+def _restore_and_join(
+    result: NDArray[np.float32],
     job: Job,
     opened: Volume,
     setting: Setting,
     say: Say,
     progresses: Progresses,
-    *,
     mean_std: tuple[float, float],
-    label: str,
 ) -> None:
-    """Restore from file to file, row of tiles by row of tiles."""
-    size = opened.voxel_size
-    with (
-        mapped_volume(job.target, job.shape, voxel_size=size, like=opened, label=label) as restored,
-        progresses(job.source.name) as progress,
-    ):
-        _restore(restored, opened, setting, say, progress, mean_std)
+    """Fill an array with the answer of the network, joined with the data as asked; write its confidence."""
+    options, directory = setting.options, job.target.parent
+    tilt_range = job.tilt_range if options.keep is not None else None
+    # the confidence is that of the network's own answer
+    apart = tilt_range is not None and options.confidence is not None
+    with scratch_array(directory, job.shape, np.float32) if apart else nullcontext(result) as answer:
+        with progresses(job.source.name) as progress:
+            _restore(answer, opened, setting, say, progress, mean_std, directory)
+        if tilt_range is not None:
+            blend_file(
+                options, opened, answer, result,
+                tilt_range=tilt_range, mean_std=mean_std, directory=directory, say=say,
+            )  # fmt: skip
+        if options.confidence is not None:
+            halves = (options.even, options.odd) if options.even and options.odd else None
+            known = setting.sampling(job.shape, job.voxel_size)
+            with progresses(f"{job.source.name}, confidence") as progress:
+                write_confidence(
+                    options.confidence, opened, answer, (setting.network, setting.metadata),
+                    setting.make_engine, halves=open_halves(*halves, opened) if halves else (),
+                    protein=setting.protein, network_shape=known[0] if known else None,
+                    progress=progress, say=say,
+                )  # fmt: skip
 
 
 def _restore(
@@ -183,82 +202,45 @@ def _restore(
     say: Say,
     progress: Progress,
     mean_std: tuple[float, float],
+    directory: Path,
 ) -> None:
     """Fill an array with the answer of the network, which may want another sampling."""
-    known = setting.sampling(opened.data.shape, opened.voxel_size)
-    answer, data = restored, opened.data
-    if known is not None:
-        data = resample_volume(_tensor(data), known[0]).numpy()
-        mean_std = robust_mean_std(torch.from_numpy(data))  # fine noise may have gone
-        answer = np.empty_like(data)
     setting.engine.say = say
-    restore_mapped(
-        answer, data, setting.engine, mean_std=mean_std, protein=setting.protein,
-        overlap=setting.work.overlap, progress=progress, say=say,
-    )  # fmt: skip
-    if known is not None:
-        restored[...] = resample_volume(torch.from_numpy(answer), opened.data.shape).numpy()
+
+    def run(answer: NDArray[np.float32], data: NDArray[Any], mean_std: tuple[float, float]) -> None:
+        restore_mapped(
+            answer, data, setting.engine, mean_std=mean_std, protein=setting.protein,
+            overlap=setting.work.overlap, progress=progress, say=say,
+        )  # fmt: skip
+
+    known = setting.sampling(opened.data.shape, opened.voxel_size)
+    if known is None:
+        run(restored, opened.data, mean_std)
+        return
+    with (
+        scratch_array(directory, known[0], np.float32) as data,
+        scratch_array(directory, known[0], np.float32) as answer,
+    ):
+        resample_mapped(data, opened.data, directory=directory)
+        run(answer, data, _measure(replace(opened, data=data)))  # fine noise may have gone
+        resample_mapped(restored, answer, directory=directory)
 
 
-def _tensor(voxels: NDArray[Any]) -> Tensor:
-    """Read voxels of any format and byte order into memory."""
-    return torch.from_numpy(np.array(voxels, dtype=np.float32, order="C"))
+def _write_report(page: Path, job: Job, opened: Volume, setting: Setting, *, seconds: float) -> None:
+    """Show the file and its result, both where they lie on disk."""
+    from cryomend.evaluation.report import write_restoration_report  # brings matplotlib
 
-
-def _restore_whole(
-    job: Job,
-    opened: Volume,
-    setting: Setting,
-    say: Say,
-    progresses: Progresses,
-    *,
-    mean_std: tuple[float, float],
-    label: str,
-) -> None:
-    """Restore in memory, where spectra, confidence and pictures of the whole volume are asked for."""
-    before = replace(opened, data=np.array(opened.data, dtype=np.float32, order="C"))
-    started = time.monotonic()
-    answer = np.empty_like(before.data)
-    with progresses(job.source.name) as progress:
-        _restore(answer, before, setting, say, progress, mean_std)
-    joined = _follow_options(job, before, torch.from_numpy(answer), setting, say, progresses).numpy()
-    seconds = time.monotonic() - started
-    write_volume(job.target, joined, voxel_size=before.voxel_size, like=before, label=label)
-    if setting.report is not None:
-        from cryomend.evaluation.report import write_restoration_report  # brings matplotlib
-
-        write_restoration_report(
-            setting.report,
-            before=before.data,
-            after=joined,
-            voxel_size=before.voxel_size,
-            tilt_range=_inside_90(job.tilt_range),
-            provenance=_provenance(job, setting, seconds),
-            average_along_y=setting.average_along_y,
-            confidence=_read_confidence(setting.options.confidence),
-        )
-
-
-def _read_confidence(path: Path | None) -> NDArray[np.float32] | None:
-    """Read back the confidence that has just been written, to draw it in the report."""
-    return None if path is None else np.asarray(open_volume(path, voxel_size=1.0).data)
-
-
-def _follow_options(
-    job: Job, before: Volume, restored: Tensor, setting: Setting, say: Say, progresses: Progresses
-) -> Tensor:
-    """Give back what of the data the answer of the network is joined with, and write its confidence."""
-    options, model = setting.options, (setting.network, setting.metadata)
-    joined = restored
-    if options.keep is not None and job.tilt_range is not None:
-        joined = blend_file(options, before, restored, tilt_range=job.tilt_range, say=say)
-    if options.confidence is not None:
-        with progresses(f"{job.source.name}, confidence") as progress:
-            write_confidence(
-                options, before, restored, model, protein=setting.protein, device=setting.device,
-                sampling=setting.sampling(job.shape, job.voxel_size), progress=progress, say=say,
-            )  # fmt: skip
-    return joined
+    confidence = setting.options.confidence
+    write_restoration_report(
+        page,
+        before=opened.data,
+        after=open_volume(job.target, voxel_size=1.0).data,
+        voxel_size=opened.voxel_size,
+        tilt_range=_inside_90(job.tilt_range),
+        provenance=_provenance(job, setting, seconds),
+        average_along_y=setting.average_along_y,
+        confidence=None if confidence is None else open_volume(confidence, voxel_size=1.0).data,
+    )
 
 
 def is_done(job: Job, setting: Setting) -> bool:

@@ -1,7 +1,8 @@
 """What the data say stays: joining a tomogram and its restoration in Fourier space.
 
 A single-axis tilt series measures what lies between its extreme planes (``geometry.missing_wedge_mask``);
-inside, the tomogram may be kept, outside only the network knows anything.
+inside, the tomogram may be kept, outside only the network knows anything. Volumes may lie on disk, and so may
+their spectra (``restoration.spectrum``).
 """
 
 from __future__ import annotations
@@ -9,17 +10,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from cryomend.evaluation.fsc import half_weights, sum_shells
-from cryomend.fourier import radial_frequency, radial_mean, shell_index
+from cryomend.evaluation.fsc import ShellSums, half_weights
+from cryomend.fourier import radial_mean, shell_index
 from cryomend.geometry import missing_wedge_mask
+from cryomend.io import release_pages
+from cryomend.restoration.spectrum import Spectrum, fill_inverse, read_part, transform_volume
 from cryomend.restoration.standardise import robust_mean_std
 
 __all__ = [
     "SpectralWeight",
+    "blend_mapped",
     "blend_measured",
     "measured_weight",
     "weight_from_halves",
@@ -28,8 +36,6 @@ __all__ = [
 
 TiltRange = tuple[float, float]
 KEEP = ("measured", "fill", "denoise")
-BLEND_VOLUMES = 7  # peak memory over that of one float32 volume: two volumes, two transforms, FFT workspace
-_SLAB_VOXELS = 2**22  # Fourier voxels weighed at a time: bounds the memory of the weights
 _BLOCK = 32  # voxels: about the size of a large complex at 10 Å, and 16 shells
 _MOST_BLOCKS = 1000
 _QUIET_SHARE = 0.25
@@ -126,15 +132,23 @@ def _angular_ramp(angle: Tensor, tilt_range: TiltRange, ramp: float) -> Tensor:
     return torch.sin((depth / ramp).clamp(0, 1) * (math.pi / 2)) ** 2
 
 
-def weight_from_halves(even: Tensor, odd: Tensor, *, tilt_range: TiltRange) -> SpectralWeight:
+def weight_from_halves(
+    even: Tensor | NDArray[Any],
+    odd: Tensor | NDArray[Any],
+    *,
+    tilt_range: TiltRange,
+    directory: Path | None = None,
+) -> SpectralWeight:
     """Weigh the spectrum of a tomogram by the correlation of its two halves.
 
     Parameters
     ----------
-    even, odd : Tensor, shape (Z, Y, X)
-        Reconstructions of two independent halves of the tilt series.
+    even, odd : Tensor or array, shape (Z, Y, X)
+        Reconstructions of two independent halves of the tilt series, memory-mapped or not.
     tilt_range : (float, float)
         Extreme tilt angles in degrees; only what was measured is compared.
+    directory : path, optional
+        Where the two transforms lie on disk; in memory if None.
 
     Returns
     -------
@@ -155,15 +169,43 @@ def weight_from_halves(even: Tensor, odd: Tensor, *, tilt_range: TiltRange) -> S
     ----------
     Rosenthal and Henderson 2003, doi:10.1016/j.jmb.2003.07.013.
     """
-    low, high = _finite(tilt_range)
-    mask = missing_wedge_mask(_shape(even), tilt_min=low, tilt_max=high, device=even.device)
-    curve = sum_shells(even, odd, [mask])[0].curve()
+    if even.shape != odd.shape:
+        raise ValueError(f"shapes differ: {tuple(even.shape)} and {tuple(odd.shape)}")
+    with (
+        transform_volume(_array(even), directory=directory) as first,
+        transform_volume(_array(odd), directory=directory) as second,
+    ):
+        curve = _sum_measured_shells(first, second, tilt_range).curve()
     curve[0] = math.nan  # the mean, which the sums leave out
     correlation = _smooth(_fill_empty(curve)).clamp(0, 1)
     return SpectralWeight(2 * correlation / (1 + correlation), min(even.shape))
 
 
-def weight_from_tomogram(tomogram: Tensor, *, tilt_range: TiltRange) -> SpectralWeight:
+def _sum_measured_shells(a: Spectrum, b: Spectrum, tilt_range: TiltRange) -> ShellSums:
+    """Do as `cryomend.evaluation.fsc.sum_shells` in the measured region, on spectra that may be on disk."""
+    n_z, _, n_x = a.shape
+    n_shells = min(a.shape) // 2 + 1
+    low, high = _finite(tilt_range)
+    # the same for every ky
+    measured = missing_wedge_mask((n_z, 1, n_x), tilt_min=low, tilt_max=high)[..., : n_x // 2 + 1]
+    weights = measured * half_weights(n_x, measured.device)
+    sums = torch.zeros(4, n_shells + 1, dtype=torch.float64)
+    for rows, _ in zip(a.rows(), b.rows(), strict=True):
+        x, y = a.read(rows), b.read(rows)
+        index = (a.frequency(rows) * min(a.shape)).round().long().clamp_(max=n_shells).flatten()
+        for total, (u, v) in zip(sums, ((x, y), (x, x), (y, y)), strict=False):
+            product = (u.real * v.real + u.imag * v.imag) * weights
+            total += torch.bincount(index, product.flatten().double(), n_shells + 1)
+        sums[3] += torch.bincount(index, weights.expand(x.shape).flatten().double(), n_shells + 1)
+    return ShellSums(*sums)
+
+
+def weight_from_tomogram(
+    tomogram: Tensor | NDArray[Any],
+    *,
+    tilt_range: TiltRange,
+    mean_std: tuple[float, float] | None = None,
+) -> SpectralWeight:
     """Weigh the spectrum of a tomogram by the noise of its own quietest places.
 
     Power spectra of blocks of 32 voxels (half the shortest axis, if that is less) that overlap by half,
@@ -177,10 +219,13 @@ def weight_from_tomogram(tomogram: Tensor, *, tilt_range: TiltRange) -> Spectral
 
     Parameters
     ----------
-    tomogram : Tensor, shape (Z, Y, X)
-        At least 16 voxels a side.
+    tomogram : Tensor or array, shape (Z, Y, X)
+        At least 16 voxels a side, memory-mapped or not.
     tilt_range : (float, float)
         Extreme tilt angles in degrees.
+    mean_std : (float, float), optional
+        Of the tomogram; of one that is not in memory `cryomend.restoration.standardise.stream_mean_std` finds
+        them. If None they are measured on the tomogram in memory.
 
     Returns
     -------
@@ -192,7 +237,8 @@ def weight_from_tomogram(tomogram: Tensor, *, tilt_range: TiltRange) -> Spectral
     ValueError
         If the tomogram is constant.
     """
-    mean, std = robust_mean_std(tomogram)
+    volume = _array(tomogram)
+    mean, std = robust_mean_std(torch.as_tensor(tomogram)) if mean_std is None else mean_std
     side = min(_BLOCK, min(tomogram.shape) // 2)
     low, high = _finite(tilt_range)
     measured = missing_wedge_mask((side,) * 3, tilt_min=low, tilt_max=high)[..., : side // 2 + 1]
@@ -200,26 +246,26 @@ def weight_from_tomogram(tomogram: Tensor, *, tilt_range: TiltRange) -> Spectral
     window = torch.hann_window(side, periodic=True)
     window = window[:, None, None] * window[:, None] * window
     # a mask is flat; noise is not, even in 8 bits
-    flat = [float((block.diff(dim=-1) == 0).float().mean()) > _MOST_FLAT for block in _blocks(tomogram, side)]
+    flat = [float((block.diff(dim=-1) == 0).float().mean()) > _MOST_FLAT for block in _cubes(volume, side)]
     powers = []
-    for block, masked in zip(_blocks(tomogram, side), flat, strict=True):
+    for block, masked in zip(_cubes(volume, side), flat, strict=True):
         if masked and not all(flat):
             continue
-        standard = ((block.float().cpu() - mean) / std).clamp(-_CLIP, _CLIP) * window
+        standard = ((block - mean) / std).clamp(-_CLIP, _CLIP) * window
         powers.append(radial_mean(torch.fft.rfftn(standard).abs() ** 2, shells, side // 2 + 1))
     modes = torch.bincount(shells.flatten(), minlength=side // 2 + 1)[: side // 2 + 1]
     return SpectralWeight(_weigh_blocks(torch.stack(powers), modes), side)
 
 
-def _blocks(volume: Tensor, side: int) -> Iterator[Tensor]:
+def _cubes(volume: NDArray[Any], side: int) -> Iterator[Tensor]:
     """Yield cubes that overlap by half, evenly left out where there are very many."""
-    cubes = volume
-    for axis in range(3):
-        cubes = cubes.unfold(axis, side, side // 2)
-    counts = cubes.shape[:3]
+    step = side // 2
+    counts = [(n - side) // step + 1 for n in volume.shape]
     total = math.prod(counts)
     for n in range(0, total, -(-total // _MOST_BLOCKS)):
-        yield cubes[n // (counts[1] * counts[2]), n // counts[2] % counts[1], n % counts[2]]
+        numbers = n // (counts[1] * counts[2]), n // counts[2] % counts[1], n % counts[2]
+        yield read_part(volume, tuple(slice(i * step, i * step + side) for i in numbers))
+        release_pages(volume)
 
 
 def _weigh_blocks(powers: Tensor, modes: Tensor) -> Tensor:
@@ -280,48 +326,82 @@ def blend_measured(
     ``W a N + (1 - W) D``. The scale is the least-squares fit to the data inside the measured region,
     ``a = sum W c Re(conj(N) D) / sum W c |N|²`` without the zero frequency, so the wedge has the contrast of
     what surrounds it. The noise of the data, which the network does not have, plays no part in it.
+    """
+    blended = np.empty(tomogram.shape, dtype=np.float32)
+    scale = blend_mapped(
+        blended, _array(tomogram), _array(restored),
+        tilt_range=tilt_range, keep=keep, weight=weight, softness=softness,
+    )  # fmt: skip
+    return torch.from_numpy(blended).to(tomogram.device), scale
 
-    The transforms are of the whole volume: the peak is about 7 times its float32 size.
+
+def blend_mapped(
+    blended: NDArray[Any],
+    tomogram: NDArray[Any],
+    restored: NDArray[Any],
+    *,
+    tilt_range: TiltRange,
+    keep: str = "measured",
+    weight: SpectralWeight | None = None,
+    softness: float = 5.0,
+    directory: Path | None = None,
+) -> float:
+    """Do as `blend_measured` on volumes that need not fit into memory.
+
+    Parameters
+    ----------
+    blended : array of float32, shape (Z, Y, X)
+        Filled with the result; may be ``restored`` itself. If an error is raised it is as it was.
+    tomogram, restored : array, shape (Z, Y, X)
+        Of any number format; like ``blended`` memory-mapped or not.
+    tilt_range, keep, weight, softness
+        As `blend_measured` takes them.
+    directory : path, optional
+        Where the two transforms lie on disk, each about the size of ``blended``; in memory if None.
+
+    Returns
+    -------
+    float
+        What the network was multiplied by.
+
+    Raises
+    ------
+    ValueError
+        As `blend_measured`.
+    InputError
+        If there is no room for the transforms on the disk.
     """
     if keep not in KEEP:
         raise ValueError(f"keep must be one of {', '.join(KEEP)}, got {keep!r}")
     if tomogram.shape != restored.shape:
         raise ValueError(f"shapes differ: {tuple(tomogram.shape)} and {tuple(restored.shape)}")
-    means = [float(volume.double().mean()) for volume in (tomogram, restored)]
-    # without their means the transforms keep their relative precision at low frequencies
-    data, network = (torch.fft.rfftn(v.float() - m) for v, m in zip((tomogram, restored), means, strict=True))
-    transition = measured_weight(
-        _shape(tomogram), tilt_range=tilt_range, softness=softness, device=data.device
-    )
-    radial = weight if keep == "measured" else None
-    scale = _least_squares(data, network, transition, radial, _shape(tomogram))
-    for slab, factor in _slabs(_shape(tomogram), radial, data.device):
-        inside, outside = transition[slab], 1 - transition[slab]
-        if keep == "denoise":
-            data[slab] = data[slab] * outside + network[slab] * (inside * scale)
-        else:
-            data[slab] = data[slab] * (inside * factor) + network[slab] * (outside * scale)
-    del network
-    blended = torch.fft.irfftn(data, s=tomogram.shape)
-    return blended.add_(means[1] if keep == "denoise" else means[0]), scale
+    transition = measured_weight(_shape(tomogram), tilt_range=tilt_range, softness=softness)
+    with (
+        transform_volume(tomogram, directory=directory) as data,
+        transform_volume(restored, directory=directory) as network,
+    ):
+        scale = _weigh_both(data, network, transition, weight if keep == "measured" else None, keep)
+        mean = network.mean if keep == "denoise" else data.mean
+        fill_inverse(blended, [(data, 1.0), (network, scale)], mean=mean)
+    return scale
 
 
-def _least_squares(
-    data: Tensor,
-    network: Tensor,
-    transition: Tensor,
-    radial: SpectralWeight | None,
-    shape: tuple[int, int, int],
+def _weigh_both(
+    data: Spectrum, network: Spectrum, transition: Tensor, radial: SpectralWeight | None, keep: str
 ) -> float:
-    """Fit the network to the data where they were measured; 1 for a network that is flat."""
+    """Multiply both spectra by their weights, and fit the network to the data where they were measured."""
     cross, power = 0.0, 0.0
-    columns = half_weights(shape[2], data.device)
-    for slab, factor in _slabs(shape, radial, data.device):
-        weights = transition[slab] * factor * columns
-        product = data[slab].real * network[slab].real + data[slab].imag * network[slab].imag
-        cross += float((product * weights).sum(dtype=torch.float64))
-        power += float((network[slab].abs() ** 2 * weights).sum(dtype=torch.float64))
-    if power == 0:
+    columns = half_weights(data.shape[2], transition.device)
+    for rows, _ in zip(data.rows(), network.rows(), strict=True):
+        d, n = data.read(rows), network.read(rows)
+        measured = transition if radial is None else transition * radial.at(data.frequency(rows))
+        fitted = measured * columns
+        cross += float(((d.real * n.real + d.imag * n.imag) * fitted).sum(dtype=torch.float64))
+        power += float(((n.real**2 + n.imag**2) * fitted).sum(dtype=torch.float64))
+        # the scale is known only at the end, so the two are added then
+        data.write(rows, d * (1 - transition if keep == "denoise" else measured))
+        network.write(rows, n * (transition if keep == "denoise" else 1 - transition))
+    if power == 0:  # a network that is flat
         return 1.0
     if cross <= 0:
         raise ValueError(
@@ -331,21 +411,12 @@ def _least_squares(
     return cross / power
 
 
-def _slabs(
-    shape: tuple[int, int, int], radial: SpectralWeight | None, device: torch.device
-) -> Iterator[tuple[slice, Tensor]]:
-    """Walk through Fourier space along kz: a slice and the radial weight on it (one without)."""
-    n_z, n_y, n_x = shape
-    kz = torch.fft.fftfreq(n_z, device=device)[:, None, None]
-    step = max(1, _SLAB_VOXELS // (n_y * (n_x // 2 + 1)))
-    plane = radial_frequency((n_y, n_x), half=True, device=device)
-    for start in range(0, n_z, step):
-        slab = slice(start, min(start + step, n_z))
-        one = torch.ones((), device=device)
-        yield slab, one if radial is None else radial.at(torch.hypot(kz[slab], plane))
+def _array(volume: Tensor | NDArray[Any]) -> NDArray[Any]:
+    """Give a volume as an array, without a copy where it is on the CPU."""
+    return volume.detach().cpu().numpy() if isinstance(volume, Tensor) else volume
 
 
-def _shape(volume: Tensor) -> tuple[int, int, int]:
+def _shape(volume: NDArray[Any]) -> tuple[int, int, int]:
     """Give the shape as three numbers."""
     z, y, x = volume.shape
     return z, y, x

@@ -8,27 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
 
-from cryomend import __version__
-from cryomend.io import InputError, Volume, open_volume, read_volume, write_volume
-from cryomend.restoration.confidence import (
-    N_PASSES,
-    calibrate_disagreement,
-    confidence_curve,
-    measure_disagreement,
-)
+from cryomend.io import InputError, Volume, open_volume, read_sections
 from cryomend.restoration.measured import (
-    BLEND_VOLUMES,
     SpectralWeight,
-    blend_measured,
+    blend_mapped,
     weight_from_halves,
     weight_from_tomogram,
 )
-from cryomend.restoration.resample import resample_volume
+from cryomend.restoration.spectrum import scratch_bytes
 
-__all__ = ["Options", "blend_file", "check_options", "choose_options", "write_confidence"]
+__all__ = ["Options", "blend_file", "check_options", "choose_options", "open_halves"]
 
 PathLike = str | os.PathLike[str]
 Say = Callable[[str], None]
@@ -78,8 +69,11 @@ def choose_options(
     if (even is None) != (odd is None):
         missing = "--odd" if odd is None else "--even"
         raise InputError(f"halves come in pairs: give {missing} too")
-    if even is not None and not keep_measured:
-        raise InputError("--even and --odd tell the signal-to-noise for --keep-measured; give it too")
+    if even is not None and not keep_measured and confidence is None:
+        raise InputError(
+            "--even and --odd tell the signal-to-noise for --keep-measured and the noise for --confidence; "
+            "give one of them too"
+        )
     return Options(chosen[0] if chosen else None, even, odd, confidence)
 
 
@@ -111,11 +105,13 @@ def check_options(
     if options.confidence is not None and options.confidence.resolve() in {p.resolve() for p in named}:
         raise InputError(f"--confidence {options.confidence} would overwrite another file; choose another")
     if options.even is not None and options.odd is not None:
-        read_halves(options.even, options.odd, open_volume(sources[0], voxel_size=1.0))
+        for half in open_halves(options.even, options.odd, open_volume(sources[0], voxel_size=1.0)):
+            for _ in read_sections(half):  # which looks at every voxel
+                pass
 
 
-def read_halves(even: Path, odd: Path, whole: Volume) -> tuple[Tensor, Tensor]:
-    """Read two halves of the shape of the whole.
+def open_halves(even: Path, odd: Path, whole: Volume) -> tuple[Volume, Volume]:
+    """Open two halves of the shape of the whole; the voxels stay on disk.
 
     Raises
     ------
@@ -127,102 +123,73 @@ def read_halves(even: Path, odd: Path, whole: Volume) -> tuple[Tensor, Tensor]:
     halves = []
     for path in (even, odd):
         # the header's voxel size does not matter: the correlation is in voxels
-        half = read_volume(path, voxel_size=1.0)
+        half = open_volume(path, voxel_size=1.0)
         if half.data.shape != whole.data.shape:
             found, wanted = (" x ".join(map(str, v.data.shape)) for v in (half, whole))
             raise InputError(f"{path} has {found} voxels, {whole.path} has {wanted}; give its two halves")
-        halves.append(torch.from_numpy(half.data))
+        halves.append(half)
     return halves[0], halves[1]
 
 
 def blend_file(
-    options: Options, before: Volume, restored: Tensor, *, tilt_range: tuple[float, float], say: Say
-) -> Tensor:
-    """Join a file's data and its restoration as asked.
+    options: Options,
+    before: Volume,
+    restored: NDArray[Any],
+    blended: NDArray[Any],
+    *,
+    tilt_range: tuple[float, float],
+    mean_std: tuple[float, float],
+    directory: Path,
+    say: Say,
+) -> None:
+    """Join a file's data and its restoration as asked, into ``blended``, which may be ``restored``.
+
+    Volumes may be memory-mapped; what lies between is in temporary files in ``directory``. ``mean_std`` is
+    that of the data.
 
     Raises
     ------
     InputError
-        If the restoration does not agree with the data.
+        If the restoration does not agree with the data or the disk is too full.
     """
     if options.keep is None:
-        return restored
-    data = torch.from_numpy(before.data)
-    gibibytes = BLEND_VOLUMES * 4 * data.numel() / 2**30
-    say(f"{before.path}: {_WORDS[options.keep]}; needs about {gibibytes:.2g} GiB of memory")
-    weight = _weigh(options, before, tilt_range, say) if options.keep == "measured" else None
+        return
+    shape = before.data.shape
+    gibibytes = 2 * scratch_bytes(shape) / 2**30
+    say(f"{before.path}: {_WORDS[options.keep]}; needs another {gibibytes:.2g} GiB of disk for some time")
+    weight = None
+    if options.keep == "measured":
+        weight = _weigh(options, before, tilt_range, mean_std, directory, say)
     try:
-        blended, scale = blend_measured(
-            data, restored, tilt_range=tilt_range, keep=options.keep, weight=weight
-        )
+        scale = blend_mapped(
+            blended, before.data, restored,
+            tilt_range=tilt_range, keep=options.keep, weight=weight, directory=directory,
+        )  # fmt: skip
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(f"{before.path}: {error}") from error
     say(f"{before.path}: network scaled by {scale:.3f} to the data")
-    return blended
 
 
-def _weigh(options: Options, before: Volume, tilt_range: tuple[float, float], say: Say) -> SpectralWeight:
+def _weigh(
+    options: Options,
+    before: Volume,
+    tilt_range: tuple[float, float],
+    mean_std: tuple[float, float],
+    directory: Path,
+    say: Say,
+) -> SpectralWeight:
     """Find the signal-to-noise from the halves if there are any, and say where half of the weight is left."""
     if options.even is not None and options.odd is not None:
         source = "the halves"
-        weight = weight_from_halves(*read_halves(options.even, options.odd, before), tilt_range=tilt_range)
+        even, odd = open_halves(options.even, options.odd, before)
+        weight = weight_from_halves(even.data, odd.data, tilt_range=tilt_range, directory=directory)
     else:
         source = "the quiet places of the tomogram (--even and --odd give a better one)"
-        weight = weight_from_tomogram(torch.from_numpy(before.data), tilt_range=tilt_range)
+        weight = weight_from_tomogram(before.data, tilt_range=tilt_range, mean_std=mean_std)
     below = (weight.values < 0.5).nonzero()
     first = int(below[0]) if len(below) else len(weight.values) - 1
     reach = f"{weight.side * before.voxel_size / first:.0f} Å" if first > 0 else "no frequency"
     say(f"{before.path}: signal-to-noise from {source}; 1 at {reach}")
     return weight
-
-
-def write_confidence(
-    options: Options,
-    before: Volume,
-    restored: Tensor,
-    model: tuple[nn.Module, dict[str, Any]],
-    *,
-    protein: str,
-    device: torch.device,
-    sampling: tuple[tuple[int, int, int], float] | None = None,
-    progress: Callable[[int, int], None],
-    say: Say,
-) -> None:
-    """Write the uncertainty of a restoration over its contrast, the standard deviation of all its voxels.
-
-    ``sampling`` is what `cryomend.restoration.resample.shape_for_network` gives.
-
-    Raises
-    ------
-    InputError
-        If the restoration has no contrast or the place cannot be written.
-    """
-    if options.confidence is None:
-        return
-    curve = confidence_curve(*model)
-    say(f"{before.path}: confidence, {N_PASSES} more passes of the network")
-    if curve is None:
-        say(
-            f"warning: nobody has calibrated the confidence of {model[1]['name']}; "
-            "it is the bare disagreement"
-        )
-    if restored.min() == restored.max():
-        raise InputError(f"{before.path}: the restoration is flat, so there is no confidence to tell")
-    data = torch.from_numpy(before.data)
-    if sampling is not None:
-        data = resample_volume(data, sampling[0])
-    deviation = measure_disagreement(data, model[0], protein=protein, device=device, progress=progress)
-    if sampling is not None:
-        deviation = resample_volume(deviation, before.data.shape).clamp_(min=0)
-    deviation.div_(restored.std())
-    if curve is not None:
-        calibrate_disagreement(deviation, curve)
-    label = f"cryomend {__version__} {model[1]['name']} 1 sigma / contrast"
-    write_volume(
-        options.confidence,
-        deviation.numpy(),
-        voxel_size=before.voxel_size,
-        like=before,
-        label=label,
-    )
-    say(f"wrote {options.confidence}")

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cryomend.fourier import resample_fourier
-from cryomend.io import InputError
+from cryomend.io import InputError, release_pages, scratch_array
+from cryomend.restoration.spectrum import blocks, read_part, read_rows, write_rows
 
-__all__ = ["resample_volume", "shape_for_network", "sizes_in_words"]
+__all__ = ["resample_mapped", "resample_volume", "shape_for_network", "sizes_in_words"]
 
 _TOLERANCE = 0.001  # of a voxel size: headers round
 _FARTHEST = 2.0  # times the nearest trained voxel size: beyond, what is left shows no structure of the other
-_SLAB = 16  # sections that are transformed at a time
 
 
 def shape_for_network(
@@ -63,9 +67,6 @@ def sizes_in_words(trained: Sequence[float]) -> str:
 def resample_volume(volume: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """Give a volume more or fewer voxels by padding or cropping its Fourier transform.
 
-    One axis after the other and some sections at a time, so that no transform of the whole volume is in
-    memory.
-
     Parameters
     ----------
     volume : Tensor, shape (Z, Y, X)
@@ -78,16 +79,47 @@ def resample_volume(volume: Tensor, shape: tuple[int, int, int]) -> Tensor:
     Tensor of float32, shape ``shape``
         As `cryomend.fourier.resample_fourier` has it; of the same shape the volume itself.
     """
-    if tuple(volume.shape) == tuple(shape):
-        return volume.float()
-    z, y, x = shape
-    planes = torch.empty(volume.shape[0], y, x)
-    for start in range(0, len(planes), _SLAB):
-        planes[start : start + _SLAB] = resample_fourier(volume[start : start + _SLAB].float(), (y, x))
-    if z == len(planes):
-        return planes
-    resampled = torch.empty(shape)
-    for start in range(0, y, _SLAB):  # planes (Z, X), of which only Z changes
-        upright = planes[:, start : start + _SLAB].movedim(1, 0)
-        resampled[:, start : start + _SLAB] = resample_fourier(upright, (z, x)).movedim(0, 1)
-    return resampled
+    resampled = np.empty(shape, dtype=np.float32)
+    resample_mapped(resampled, volume.numpy())
+    return torch.from_numpy(resampled)
+
+
+def resample_mapped(resampled: NDArray[Any], volume: NDArray[Any], *, directory: Path | None = None) -> None:
+    """Do as `resample_volume` on volumes that need not fit into memory.
+
+    First Y and X of some sections at a time, then Z of some rows at a time, so that no transform of the whole
+    volume is in memory.
+
+    Parameters
+    ----------
+    resampled : array of float32, shape (Z', Y', X')
+        Filled with the result; memory-mapped or not.
+    volume : array, shape (Z, Y, X)
+        Of any number format, memory-mapped or not.
+    directory : path, optional
+        Where what lies between the two steps, (Z, Y', X') in float32, is put on disk; in memory if None.
+
+    Raises
+    ------
+    InputError
+        If there is no room for it on the disk.
+    """
+    z, y, x = resampled.shape
+    if z == len(volume):
+        _resample_sections(resampled, volume)
+        return
+    with scratch_array(directory, (len(volume), y, x), np.float32) as planes:
+        _resample_sections(planes, volume)
+        for rows in blocks(y, 8 * max(z, len(planes)) * x):  # planes (Z, X), of which only Z changes
+            upright = read_rows(planes, rows).movedim(1, 0)
+            write_rows(resampled, rows, resample_fourier(upright, (z, x)).movedim(0, 1))
+
+
+def _resample_sections(resampled: NDArray[Any], volume: NDArray[Any]) -> None:
+    """Change Y and X only; copy where they stay."""
+    y, x = resampled.shape[1:]
+    for slab in blocks(len(volume), 8 * max(y * x, volume.shape[1] * volume.shape[2])):
+        part = read_part(volume, slab)
+        resampled[slab] = (part if part.shape[1:] == (y, x) else resample_fourier(part, (y, x))).numpy()
+        release_pages(volume)
+        release_pages(resampled)

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cryomend.acquisition.acquire import acquire_signal_and_noise, specimen_area
+from cryomend.acquisition.acquire import acquire_halves, acquire_signal_and_noise, specimen_area
 from cryomend.acquisition.exposure import Exposure, draw_exposure, draw_tilt_angles
 from cryomend.config import SimulationConfig, SpecimenConfig
 from cryomend.io import read_volume, write_json, write_volume
@@ -36,12 +36,16 @@ NoiseSampler = Callable[[NDArray[Any], tuple[int, int], float, torch.Generator],
 
 @dataclass(frozen=True)
 class Pair:
-    """``tomogram`` (Z, Y, X) protein dark, ``density`` (Z, Y, X) in V, and all that was drawn."""
+    """``tomogram`` (Z, Y, X) protein dark, ``density`` (Z, Y, X) in V, and all that was drawn.
+
+    ``halves``, if asked for, are the tomograms of the even and odd frames.
+    """
 
     tomogram: Tensor
     density: Tensor
     voxel_size: float
     record: dict[str, Any]
+    halves: tuple[Tensor, Tensor] | None = None
 
 
 def simulate_pair(
@@ -51,6 +55,7 @@ def simulate_pair(
     structures: Sequence[Macromolecule] = (),
     membrane_structures: Sequence[Macromolecule] = (),
     sample_noise: NoiseSampler | Sequence[NoiseSampler] | None = None,
+    halves: bool = False,
     device: torch.device | str | None = None,
 ) -> Pair:
     """Draw one specimen, record it and reconstruct it.
@@ -66,6 +71,9 @@ def simulate_pair(
     sample_noise : callable or sequence of them, optional
         Learned noise; it makes ``config.noise_share`` of the noise power of every tilt. The pair draws one
         of several, or none with the chance ``config.noise_none_share``.
+    halves : bool
+        Count the electrons of the even and odd frames apart and reconstruct them too. The specimen is the
+        same as without, the noise is not.
     device : torch.device or str, optional
         Where it runs.
 
@@ -78,7 +86,7 @@ def simulate_pair(
     Raises
     ------
     ValueError
-        If a specimen's configuration leaves no slab.
+        If a specimen's configuration leaves no slab, or noise that is not counted is asked for in halves.
     """
     rng = np.random.default_rng(seed)
     generator = torch.Generator(device=device or "cpu").manual_seed(seed)
@@ -92,16 +100,20 @@ def simulate_pair(
     density = _with_unresolved(specimen, solvent, generator)
     learned = _choose_noise(sample_noise, config, np.random.default_rng([seed, _NOISE_BRANCH]))
     finer = _refine(learned, processing.factor)
-    tilt_series, noise = _record_series(
+    record_series = _record_halves if halves else _record_series
+    series, noise = record_series(
         density, tilt_angles, specimen.voxel_size, exposure, config, finer, generator
     )
-    tomogram = tomogram_of(
-        tilt_series,
-        tilt_angles,
-        thickness=density.shape[0],
-        pixel_size=specimen.voxel_size,
-        exposure=exposure,
-        processing=processing,
+    tomogram, *parts = (
+        tomogram_of(
+            images,
+            tilt_angles,
+            thickness=density.shape[0],
+            pixel_size=specimen.voxel_size,
+            exposure=exposure,
+            processing=processing,
+        )
+        for images in series
     )
     voxel_size = specimen.voxel_size * processing.factor
     record = {
@@ -117,7 +129,8 @@ def simulate_pair(
         "species": sorted({p.species.name for p in specimen.placements}),
         "placed": len(specimen.placements),
     }
-    return Pair(tomogram, bin_density(specimen.density, processing.binning), voxel_size, record)
+    target = bin_density(specimen.density, processing.binning)
+    return Pair(tomogram, target, voxel_size, record, (parts[0], parts[1]) if parts else None)
 
 
 def write_pair(directory: Path, name: str, pair: Pair) -> None:
@@ -146,7 +159,7 @@ def read_pair(directory: Path, name: str) -> tuple[Tensor, Tensor, float]:
     """
     tomogram, target, _ = pair_paths(directory, name)
     volume = read_volume(tomogram)
-    x, y = volume.data, read_volume(target).data
+    x, y = volume.data, read_volume(target, may_be_constant=True).data
     if x.shape != y.shape:
         raise ValueError(
             f"{tomogram}: shape {x.shape} differs from {y.shape} of {target.name}; simulate the pair again"
@@ -240,7 +253,7 @@ def _record_series(
     config: SimulationConfig,
     sample_noise: NoiseSampler | None,
     generator: torch.Generator,
-) -> tuple[Tensor, dict[str, Any]]:
+) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
     """Record a tilt series with counting and learned noise; also their powers in each tilt."""
     signal, counting = acquire_signal_and_noise(
         density, tilt_angles, pixel_size=pixel_size, exposure=exposure, generator=generator
@@ -260,4 +273,22 @@ def _record_series(
     for name, images in (("signal", signal), ("counting", counting), ("learned", learned)):
         powers = measure_power(images, **where).tolist()
         record[f"{name}_power"] = [float(f"{power:.6g}") for power in powers]
-    return signal + counting + learned, record
+    return (signal + counting + learned,), record
+
+
+def _record_halves(
+    density: Tensor,
+    tilt_angles: NDArray[Any],
+    pixel_size: float,
+    exposure: Exposure,
+    config: SimulationConfig,
+    sample_noise: NoiseSampler | None,
+    generator: torch.Generator,
+) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+    """Record a tilt series, its even and its odd frames with nothing but counting noise."""
+    if exposure.snr is not None or (sample_noise is not None and config.noise_share > 0):
+        raise ValueError("halves count electrons; they have neither a given snr nor learned noise")
+    series = acquire_halves(
+        density, tilt_angles, pixel_size=pixel_size, exposure=exposure, generator=generator
+    )
+    return (series.images, series.even, series.odd), {"learned_share": 0.0}
