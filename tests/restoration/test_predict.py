@@ -56,11 +56,11 @@ def test_network_sees_standardised_bright_protein(tomogram, protein, sign):
     network = Recorder()
     restore_tomogram(tomogram[:16, :16, :32], network, protein=protein)
     (seen,) = network.seen
-    seen = seen[seen != 0]  # what a tile has beyond the tomogram
     assert seen.max() > 4.9 > -seen.min()
     # the few voxels beyond five deviations count in these plain moments, not in the robust ones
-    assert seen.mean().item() == pytest.approx(0.0, abs=0.01)
-    assert seen.std().item() == pytest.approx(1.0, abs=0.02)
+    # those that are mirrored beyond the faces count twice
+    assert seen.mean().item() == pytest.approx(0.0, abs=0.03)
+    assert seen.std().item() == pytest.approx(1.0, abs=0.03)
 
 
 def test_negated_dark_tomogram_gives_the_negated_bright_result(tomogram):

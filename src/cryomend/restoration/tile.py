@@ -10,7 +10,6 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 __all__ = ["blend_tiles", "count_tiles", "restore_tiles"]
 
@@ -41,14 +40,15 @@ def restore_tiles(
     Tiles stand on a grid that goes through ``origin``: wherever a volume begins, the tiles inside it lie on
     its content in the same way if the origin is a place of the content. The first and the last of an axis
     begin a multiple of ``multiple`` voxels from that grid, so that the lattices of pooling networks coincide;
-    what they have beyond the volume is zero. Neighbours share ``overlap`` voxels or more: the outer quarter
+    what they have beyond the volume is its mirror image, for a network takes a step to a flat border for
+    something that is there. Neighbours share ``overlap`` voxels or more: the outer quarter
     of each side, where a network lacks context, is dropped, and a squared-sine ramp over the middle half
     leads from one to the other. The weights of all tiles sum to one, so tiling the identity is the identity.
 
     Parameters
     ----------
     volume : Tensor, shape (Z, Y, X)
-        Zero stands for "nothing here" (the mean of a standardised volume).
+        What the function is applied to.
     function : callable
         Maps (1, 1, z, y, x) to the same shape.
     tile : int
@@ -188,14 +188,20 @@ def _normalised(window: Tensor, total: Tensor, start: int) -> Tensor:
 
 
 def _cut(shape: tuple[int, ...], spans: tuple[_Span, ...], read: Callable[[Window], Tensor]) -> Tensor:
-    """Read one tile (1, 1, z, y, x); beyond the volume it is zero. No padded copy of the volume is made."""
+    """Read one tile (1, 1, z, y, x), mirrored beyond the volume, of which no padded copy is made."""
     part = read(_inside(shape, spans))
-    padding = [
-        width
-        for span, n in zip(reversed(spans), reversed(part.shape), strict=True)
-        for width in (max(-span.start, 0), len(span.weights) - max(-span.start, 0) - n)
-    ]
-    return F.pad(part, padding)[None, None]
+    for axis, (span, n) in enumerate(zip(spans, part.shape, strict=True)):
+        if n < len(span.weights):
+            part = part.index_select(
+                axis, _mirrored(n, min(span.start, 0), len(span.weights)).to(part.device)
+            )
+    return part[None, None]
+
+
+def _mirrored(n: int, start: int, length: int) -> Tensor:
+    """Voxels of an axis from ``start`` on, each face being a mirror that shows its own voxel too."""
+    position = (torch.arange(length) + start) % (2 * n)
+    return torch.minimum(position, 2 * n - 1 - position)
 
 
 def _inside(shape: tuple[int, ...], spans: tuple[_Span, ...]) -> Window:

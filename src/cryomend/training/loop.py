@@ -22,6 +22,7 @@ from cryomend.io import InputError
 from cryomend.network.losses import CropBatch, multi_task_loss
 from cryomend.network.precision import autocast_dtype
 from cryomend.network.unet import RestorationUNet
+from cryomend.restoration.tile import restore_tiles
 from cryomend.training.ahead import DrawAhead
 from cryomend.training.checkpoint import read_checkpoint, write_checkpoint
 from cryomend.training.crops import PreparedPair
@@ -425,6 +426,13 @@ class Trainer:
             monitor.record_step(self.step, facts)
 
     @torch.no_grad()
+    def _answer(self, crop: Tensor) -> Tensor:
+        """Answer of the averaged network (1, 1, Z, Y, X), where the scores are made: they want float64."""
+        with self._autocast(self.dtype):
+            answer = torch.func.functional_call(self.network, self.average, (crop.to(self.device),))
+        return answer.float().cpu()
+
+    @torch.no_grad()
     def _score(self) -> tuple[dict[str, float], NDArray[np.uint8] | None]:
         """Mean scores of the averaged network over validation crops, and the sections of the first."""
         picture = None
@@ -432,10 +440,11 @@ class Trainer:
         for pair in self.validation[self.processes.rank :: self.processes.count]:
             window = central_part(pair.density.shape, multiple=self.network.multiple)
             x, truth = (v[window].float().cpu() for v in (pair.tomogram, pair.density))
-            with self._autocast(self.dtype):
-                given = (x[None, None].to(self.device),)
-                restored = torch.func.functional_call(self.network, self.average, given)
-            restored = restored[0, 0].float().cpu()  # scores want float64, which not every device has
+            # in the tiles of a restoration: far from any face a network does what it never learned
+            restored = restore_tiles(
+                x, self._answer, tile=self.config.crop, overlap=self.config.crop // 4,
+                multiple=self.network.multiple,
+            )  # fmt: skip
             if picture is None:
                 picture = draw_sections(x, restored, truth)
             scores = np.array([score_restored(restored, truth, pair)[name] for name in SCORES])
