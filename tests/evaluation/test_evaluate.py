@@ -90,9 +90,42 @@ def test_areas_are_scored_in_pairs_and_averaged(truth: torch.Tensor) -> None:
     scores = evaluate_volume(truth, areas=Areas("a", tuple(boxes[:2]), tuple(boxes[2:])), voxel_size=10.0)
     pairs = scores["areas"]["pairs"]
     assert [(p["foreground"], p["background"]) for p in pairs] == [("0", "2"), ("1", "3")]
-    for name in ("cnr_pooled", "cnr_sum", "enl"):
+    for name in ("cnr_pooled", "cnr_sum", "enl", "enl_stored"):
         assert scores["areas"]["mean"][name] == pytest.approx((pairs[0][name] + pairs[1][name]) / 2)
     assert pairs[0]["cnr_pooled"] == pytest.approx(math.sqrt(2) * pairs[0]["cnr_sum"])
+    scaling = scores["areas"]["scaled_to_unit"]
+    assert scaling["offset"] == truth.min().item()
+    assert scaling["offset"] + scaling["scale"] == pytest.approx(truth.max().item())
+
+
+def test_areas_that_overlap_are_refused_also_where_no_file_is_read(truth: torch.Tensor) -> None:
+    boxes = [Area(name, ((0, 5), (0, 5), (0, 5))) for name in "fb"]
+    with pytest.raises(ValueError, match=r"areas f .* and b .* overlap"):
+        evaluate_volume(truth, areas=Areas("a", (boxes[0],), (boxes[1],)), voxel_size=10.0)
+
+
+def test_cones_and_the_spectral_snr_stand_beside_every_curve(truth: torch.Tensor) -> None:
+    noisy = truth + truth.std() * torch.randn(SHAPE, generator=torch.Generator().manual_seed(3))
+    scores = evaluate_volume(noisy, truth=truth, voxel_size=10.0)["truth"]
+    for part in ("overall", "cone_z", "cone_y", "cone_x"):
+        curve, ratio = (torch.tensor(scores[part][key]) for key in ("fsc", "spectral_snr"))
+        known = ~curve.isnan() & (curve > 0)
+        torch.testing.assert_close(ratio[known], (curve**2 / (1 - curve**2))[known])
+    crossing = scores["overall"]["resolution_at_snr_1_angstrom"]  # where the curve falls below 0.707
+    assert scores["overall"]["resolution_at_0.143_angstrom"] < crossing
+    assert crossing > scores["overall"]["resolution_at_0.5_angstrom"]
+
+
+def test_a_gap_along_z_is_seen_in_the_cone_about_z_alone(truth: torch.Tensor) -> None:
+    from cryomend.evaluation import cone_mask
+
+    spectrum = torch.fft.fftn(truth) * ~cone_mask(SHAPE, axis="z", half_angle=30.0)
+    tomogram = torch.fft.ifftn(spectrum).real
+    tomogram = tomogram + 1e-3 * torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
+    scores = evaluate_volume(tomogram, truth=truth, voxel_size=10.0)["truth"]
+    assert abs(scores["cone_z"]["correlation"]) < 0.2
+    assert scores["cone_x"]["correlation"] > 0.99
+    assert scores["cone_y"]["correlation"] > 0.99
 
 
 def test_a_volume_with_nothing_to_compare_is_refused(truth: torch.Tensor) -> None:
@@ -201,3 +234,48 @@ def test_what_cannot_be_evaluated_ends_in_one_line_and_code_two(
     assert message in result.err
     assert len(result.err.strip().splitlines()) == 1
     assert not list(tmp_path.glob("scores*"))
+
+
+def test_a_half_is_compared_with_the_other_half_alone(
+    run_cli: Callable, tmp_path: Path, files: tuple[Path, Path], truth: torch.Tensor
+) -> None:
+    other, out = tmp_path / "odd.mrc", tmp_path / "scores.json"
+    noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(7))
+    write_volume(other, (-truth + 0.1 * truth.std() * noise).numpy(), voxel_size=10.0)
+    result = run_cli("evaluate", files[0], "--half", other, "--tilt-range", "-60", "60", "--json", out)
+    assert result.code == 0, result.err
+    scores = json.loads(out.read_text())
+    assert scores["halves"]["other_half"] == str(other)
+    assert scores["halves"]["inside_measured_region"]["correlation"] > 0.9
+    assert abs(scores["halves"]["inside_wedge"]["correlation"]) < 0.3
+    assert "truth" not in scores
+    assert "checks" not in scores
+    assert "half against half" in result.out
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ("tomogram.mrc", "are one file, so their FSC would be 1 everywhere"),
+        ("link.mrc", "are one file"),
+        ("copy.mrc", "hold the same voxels, so their FSC would be 1 everywhere"),
+        ("coarse.mrc", "has voxel size 10 Å but"),
+        ("short.mrc", "has shape (24, 32, 40) (Z, Y, X) but"),
+        ("missing.mrc", "missing.mrc does not exist"),
+    ],
+)
+def test_halves_that_cannot_be_compared_end_in_one_line_and_nothing_is_written(
+    run_cli: Callable, tmp_path: Path, files: tuple[Path, Path], other: str, message: str
+) -> None:
+    from cryomend.io import read_volume
+
+    data, out = read_volume(files[0]).data, tmp_path / "scores.json"
+    (tmp_path / "link.mrc").symlink_to(files[0])
+    write_volume(tmp_path / "copy.mrc", data, voxel_size=10.0)
+    write_volume(tmp_path / "coarse.mrc", data[::-1].copy(), voxel_size=20.0)
+    write_volume(tmp_path / "short.mrc", data[:20], voxel_size=10.0)
+    result = run_cli("evaluate", files[0], "--half", tmp_path / other, "--json", out)
+    assert result.code == 2
+    assert message in result.err
+    assert len(result.err.strip().splitlines()) == 1
+    assert not out.exists()

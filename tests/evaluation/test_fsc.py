@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from cryomend.evaluation.fsc import (
+    cone_mask,
     fourier_correlation,
     fourier_shell_correlation,
     fsc_crossing,
     mean_fsc,
     shell_resolution,
+    spectral_snr,
     sum_shells,
 )
 from cryomend.evaluation.metrics import correlation
@@ -187,3 +189,66 @@ def test_mean_fsc_takes_the_shells_between_400_and_40_angstrom_and_passes_over_e
     curve[5] = math.nan
     assert mean_fsc(curve, resolution) == 1
     assert math.isnan(mean_fsc(curve, resolution, coarsest=3, finest=1))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_masks_that_overlap_are_each_summed_as_if_alone(shape: tuple[int, int, int]) -> None:
+    a, b = noise(shape), noise(shape) + noise(shape, 1)
+    masks = [None, wedge(shape), cone_mask(shape, axis="z"), cone_mask(shape, axis="x", half_angle=60.0)]
+    for mask, together in zip(masks, sum_shells(a, b, masks), strict=True):
+        alone = sum_shells(a, b, [mask])[0]
+        for name in ("cross", "power_a", "power_b", "voxels"):
+            torch.testing.assert_close(getattr(together, name), getattr(alone, name))
+        np.testing.assert_allclose(together.curve().numpy(), reference_fsc(a, b, mask), atol=2e-5)
+
+
+@pytest.mark.parametrize("axis", ["z", "y", "x"])
+@pytest.mark.parametrize("half_angle", [10.0, 20.0, 45.0])
+def test_a_cone_takes_its_solid_angle_of_a_ball(axis: str, half_angle: float) -> None:
+    mask = cone_mask((65, 64, 63), axis=axis, half_angle=half_angle)
+    k = torch.stack(torch.meshgrid(*[torch.fft.fftfreq(n) for n in mask.shape], indexing="ij"))
+    ball = (k**2).sum(0).sqrt() < 0.5
+    # two caps of 2 pi (1 - cos a) of 4 pi; a thin cone holds few voxels near the origin
+    assert mask[ball].float().mean().item() == pytest.approx(1 - math.cos(math.radians(half_angle)), rel=0.05)
+
+
+def test_cones_hold_their_axis_are_symmetric_and_lie_in_the_wedge_or_in_what_was_measured() -> None:
+    shape = (31, 31, 31)
+    cones = {axis: cone_mask(shape, axis=axis) for axis in "zyx"}
+    for dim, cone in enumerate(cones.values()):
+        on_axis = [0, 0, 0]
+        on_axis[dim] = 9
+        assert cone[tuple(on_axis)]
+        assert torch.equal(cone.flip(0, 1, 2).roll((1, 1, 1), (0, 1, 2)), cone)  # Friedel's law
+    at_origin = torch.zeros(shape, dtype=torch.bool)
+    at_origin[0, 0, 0] = True
+    assert not (cones["z"] & ~at_origin & ~wedge(shape)).any()  # tilts to 50 degrees: a wedge of 40
+    assert not (cones["x"] & wedge(shape)).any()
+
+
+def test_cones_refuse_an_unknown_axis_and_an_angle_that_is_none() -> None:
+    with pytest.raises(ValueError, match="unknown axis 'Z'"):
+        cone_mask((8, 8, 8), axis="Z")
+    with pytest.raises(ValueError, match="between 0 and 90 degrees, got 90"):
+        cone_mask((8, 8, 8), axis="z", half_angle=90.0)
+
+
+@pytest.mark.parametrize("ratio", [0.25, 1.0, 4.0])
+def test_spectral_snr_finds_the_ratio_of_signal_to_noise(ratio: float) -> None:
+    shape = (40, 40, 40)
+    signal = math.sqrt(ratio) * noise(shape)
+    one, two = signal + noise(shape, 1), signal + noise(shape, 2)
+    whole = spectral_snr(fourier_shell_correlation(one, two), against="half")
+    single = spectral_snr(fourier_shell_correlation(one, signal), against="truth")
+    # shells of 1,000 to 5,000 voxels: a few per cent each, of which the mean of ten is taken
+    assert single[10:].mean().item() == pytest.approx(ratio, rel=0.05)
+    assert whole[10:].mean().item() == pytest.approx(2 * ratio, rel=0.08)  # of both halves together
+
+
+def test_spectral_snr_of_known_correlations() -> None:
+    curve = torch.tensor([math.nan, -0.2, 0.0, 1 / 3, 0.6, 1.0])
+    assert spectral_snr(curve, against="truth")[1:].tolist() == pytest.approx([0, 0, 1 / 8, 9 / 16, math.inf])
+    assert spectral_snr(curve, against="half")[1:].tolist() == pytest.approx([0, 0, 1, 3, math.inf])
+    assert spectral_snr(curve, against="half")[0].isnan()
+    with pytest.raises(ValueError, match="'truth' or 'half', got 'odd'"):
+        spectral_snr(curve, against="odd")  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from cryomend.evaluation.evaluate import evaluate_halves
 from cryomend.evaluation.fsc import fourier_correlation
 from cryomend.evaluation.halves import compare_halves
 from cryomend.fourier import gaussian_lowpass
@@ -91,3 +92,21 @@ def test_a_smooth_half_is_judged_band_by_band(signal, halves):
 def test_different_shapes_are_refused(halves):
     with pytest.raises(ValueError, match="shapes differ"):
         compare_halves(halves[0][1:], *halves, voxel_size=10.0)
+
+
+def test_halves_that_are_one_another_are_refused_instead_of_an_fsc_of_one(signal, halves):
+    one, _ = halves
+    for copy in (one.clone(), -one):
+        with pytest.raises(ValueError, match=r"same voxels, so their FSC would be 1 everywhere"):
+            compare_halves(signal, one, copy, voxel_size=10.0)
+        with pytest.raises(ValueError, match="same voxels"):
+            evaluate_halves(one, copy, voxel_size=10.0)
+
+
+def test_evaluated_halves_have_the_signal_to_noise_of_both_together(halves):
+    scores = evaluate_halves(*halves, voxel_size=10.0, tilt_range=(-60, 60))
+    for part in ("overall", "inside_wedge", "inside_measured_region", "cone_z", "cone_y", "cone_x"):
+        assert scores[part]["correlation"] == pytest.approx(0.5, abs=0.06)
+    assert sum(scores["overall"]["spectral_snr"][12:]) / len(scores["overall"]["spectral_snr"][12:]) == (
+        pytest.approx(2, abs=0.2)
+    )

@@ -7,12 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from skimage.metrics import structural_similarity
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from cryomend.evaluation.metrics import (
     contrast_to_noise,
     correlation,
     equivalent_number_of_looks,
+    grey_limits,
     psnr,
     scale_to_unit,
     ssim,
@@ -46,15 +47,50 @@ def test_psnr_of_equal_volumes_is_infinite() -> None:
     assert psnr(a, a) == math.inf
 
 
-@pytest.mark.parametrize("shape", [(7, 9, 12), (20, 22, 25), (45, 16, 17)])
-def test_ssim_agrees_with_scikit_image(shape: tuple[int, int, int], device: torch.device) -> None:
+SHAPES = [(7, 7, 7), (7, 9, 12), (20, 22, 25), (45, 16, 17), (38, 39, 40)]
+
+
+def similar_pair(shape: tuple[int, int, int], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Volumes far from zero, as tomograms of counting detectors are."""
     truth = torch.nn.functional.avg_pool3d(random_volume(shape)[None, None], 3, 1, 1)[0, 0]
-    volume = truth + 0.2 * random_volume(shape, 1)
-    expected = structural_similarity(
-        scale_to_unit(volume).double().numpy(), scale_to_unit(truth).double().numpy(), data_range=1.0
-    )
+    return (100 + truth + 0.2 * random_volume(shape, 1)).to(dtype), truth.to(dtype)
+
+
+def unit(volume: torch.Tensor) -> np.ndarray:
+    """Scaled to [0, 1] by NumPy in float64."""
+    values = volume.double().numpy()
+    return (values - values.min()) / (values.max() - values.min())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_ssim_agrees_with_scikit_image(
+    shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device
+) -> None:
+    volume, truth = similar_pair(shape, dtype)
+    expected = structural_similarity(unit(volume), unit(truth), data_range=1.0)
     assert 0.1 < expected < 0.95
     assert ssim(volume.to(device), truth.to(device)) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_psnr_agrees_with_scikit_image(
+    shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device
+) -> None:
+    volume, truth = similar_pair(shape, dtype)
+    before = volume.clone(), truth.clone()
+    expected = peak_signal_noise_ratio(unit(truth), unit(volume), data_range=1.0)
+    assert psnr(volume.to(device), truth.to(device)) == pytest.approx(expected, abs=1e-6)
+    assert torch.equal(volume, before[0])
+    assert torch.equal(truth, before[1])
+
+
+def test_ssim_of_volumes_larger_than_a_tile_counts_every_window_once() -> None:
+    volume, truth = similar_pair((23, 40, 9), torch.float32)  # tiles of 16 windows: one ends short
+    expected = structural_similarity(unit(volume), unit(truth), data_range=1.0)
+    assert ssim(volume, truth) == pytest.approx(expected, abs=1e-9)
+    assert ssim(volume.mT.contiguous().mT, truth) == pytest.approx(expected, abs=1e-9)
 
 
 def test_ssim_of_a_volume_with_itself_in_other_units_is_one() -> None:
@@ -139,3 +175,26 @@ def test_scores_refuse_different_shapes_and_constant_volumes(score) -> None:
 def test_looks_of_a_constant_volume_are_refused() -> None:
     with pytest.raises(ValueError, match="constant volume"):
         equivalent_number_of_looks(torch.ones(4, 4, 4), box(slice(0, 2)))
+
+
+def test_looks_on_stored_grey_levels_change_with_an_offset_and_those_scaled_to_unit_do_not() -> None:
+    volume, area = random_volume(), box(slice(0, 8))
+    values = volume[area].double()
+    stored = values.mean().item() ** 2 / values.var(correction=0).item()
+    assert equivalent_number_of_looks(volume, area, "stored") == pytest.approx(stored, rel=1e-6)
+    assert equivalent_number_of_looks(volume + 50, area, "stored") > 1000 * stored
+    scaled = equivalent_number_of_looks(volume, area)
+    assert equivalent_number_of_looks(3 * volume + 50, area, "unit") == pytest.approx(scaled, rel=1e-4)
+    # the offset is the least grey level, the scale cancels
+    low, high = grey_limits(volume)
+    assert (low, high) == (volume.min().item(), volume.max().item())
+    by_hand = ((values - low) / (high - low)).mean() ** 2 / ((values - low) / (high - low)).var(correction=0)
+    assert scaled == pytest.approx(by_hand.item(), rel=1e-6)
+    with pytest.raises(ValueError, match="unknown ENL variant 'raw'"):
+        equivalent_number_of_looks(volume, area, "raw")  # type: ignore[arg-type]
+
+
+def test_a_volume_scaled_to_unit_ends_at_zero_and_one() -> None:
+    scaled = scale_to_unit(random_volume() * 7 - 40)
+    assert (scaled.min(), scaled.max()) == (0, 1)
+    assert correlation(scaled, random_volume()) == pytest.approx(1, abs=1e-6)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -9,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from cryomend.evaluation.report import report_files, write_restoration_report
+from cryomend.evaluation.evaluate import evaluate_volume
+from cryomend.evaluation.report import SLICES_BUDGET, report_files, write_restoration_report
 from cryomend.evaluation.verdict import Check
 from cryomend.io import InputError, write_volume
 
-VOID = {"img", "meta", "line"}
+VOID = {"img", "meta", "line", "input"}
 
 
 class Page(HTMLParser):
@@ -24,6 +29,10 @@ class Page(HTMLParser):
         super().__init__()
         self.images: list[dict[str, str | None]] = []
         self.lines: list[dict[str, str | None]] = []
+        self.inputs: list[dict[str, str | None]] = []
+        self.labels: list[str | None] = []
+        self.identities: list[str] = []
+        self.scripts: list[str] = []
         self.open: list[str] = []
         self.text = ""
         self.feed(text)
@@ -33,6 +42,11 @@ class Page(HTMLParser):
             self.images.append(dict(attrs))
         if tag == "line":
             self.lines.append(dict(attrs))
+        if tag == "input":
+            self.inputs.append(dict(attrs))
+        if tag == "label":
+            self.labels.append(dict(attrs)["for"])
+        self.identities += [value for name, value in attrs if name == "id" and value]
         if tag not in VOID:
             self.open.append(tag)
 
@@ -41,7 +55,9 @@ class Page(HTMLParser):
             assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
+        if self.open and self.open[-1] == "script":
+            self.scripts.append(data)
+        elif self.open and self.open[-1] != "style":
             self.text += data
 
 
@@ -63,7 +79,108 @@ def test_the_page_loads_nothing_and_closes_what_it_opens(tmp_path: Path) -> None
     page = Page(text)
     assert page.open == []
     assert all((image["src"] or "").startswith("data:image/png;base64,") for image in page.images)
-    assert not re.search(r"(href|https?:|url\(|<script|@import)", text)
+    own = text.replace(page.scripts[0], "")  # but for the slices, whose letters may spell anything
+    own = re.sub(r"base64,[A-Za-z0-9+/=]+", "", own)
+    assert not re.search(
+        r"(href=|https?:|url\(|@import|src=\"(?!data:)|fetch\(|XMLHttpRequest|import\()", own
+    )
+
+
+def test_only_the_script_of_the_page_may_run_and_nothing_may_be_fetched(tmp_path: Path) -> None:
+    text = write(tmp_path)
+    policy = re.search(r'content="(default-src [^"]*)"', text.replace("\n", " "))
+    assert policy
+    slices, script = Page(text).scripts
+    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode()
+    assert policy[1].startswith("default-src 'none';")
+    assert f"script-src 'sha256-{digest}'" in policy[1]
+    assert "unsafe-eval" not in policy[1] and "connect-src" not in policy[1]
+    assert set(json.loads(slices)) >= {"shape", "bins", "before", "after"}
+
+
+def test_every_control_has_a_label_and_every_name_is_used_once(tmp_path: Path) -> None:
+    page = Page(write(tmp_path, confidence=np.ones((16, 30, 40))))
+    assert {i["type"] for i in page.inputs} == {"range", "radio", "checkbox"}
+    assert sorted(str(i["id"]) for i in page.inputs) == sorted(map(str, page.labels))
+    assert len(page.identities) == len(set(page.identities))
+    wanted = {i["id"]: (i["min"], i["max"], i["step"]) for i in page.inputs if i["type"] == "range"}
+    assert wanted == {
+        "slider-z": ("0", "15", "1"), "slider-y": ("0", "29", "1"), "slider-x": ("0", "39", "1"),
+        "wipe": ("0", "100", "1"),
+    }  # fmt: skip
+
+
+def test_the_page_says_how_its_slices_were_binned(tmp_path: Path) -> None:
+    assert "All 16 x-y, 30 x-z and 40 y-z slices, one voxel thick" in Page(write(tmp_path)).text
+    text = write(tmp_path, (16, 30, 41), slices_budget=4000)
+    found = re.search(r"the mean of (\d+) × (\d+) × (\d+) voxels", Page(text).text)
+    assert found
+    bx, by, bz = map(int, found.groups())
+    data = json.loads(Page(text).scripts[0])
+    assert data["bins"] == [bz, by, bx] != [1, 1, 1]
+    assert data["shape"] == [16 // bz, 30 // by, 41 // bx]
+    assert f"The last {41 % bx}, {30 % by} and {16 % bz} voxels of x, y and z" in Page(text).text
+    sliders = {i["id"]: i.get("step") for i in Page(text).inputs}
+    assert sliders["slider-x"] == str(bx)
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of WCAG 2."""
+    digits = colour.lstrip("#")
+    digits = "".join(2 * d for d in digits) if len(digits) == 3 else digits
+    parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_text_stands_out_from_its_ground_in_light_in_darkness_and_on_paper(tmp_path: Path) -> None:
+    schemes = re.findall(r":root\{([^}]*--ground[^}]*)\}", write(tmp_path))
+    assert len(schemes) == 3
+    for scheme in schemes:
+        colours = dict(re.findall(r"--(\w+):(#\w+)", scheme))
+        for text in ("ink", "soft", "accent"):
+            for ground in ("paper", "ground"):
+                bright, dark = sorted((luminance(colours[text]), luminance(colours[ground])))[::-1]
+                assert (bright + 0.05) / (dark + 0.05) >= 4.5, (text, ground, scheme)
+
+
+def test_a_restored_volume_can_be_shown_alone(tmp_path: Path) -> None:
+    _, after = volumes((16, 30, 40))
+    path = tmp_path / "alone.html"
+    write_restoration_report(
+        path, before=None, after=after, voxel_size=10.0, tilt_range=None, provenance={}, average_along_y=True
+    )
+    page = Page(path.read_text(encoding="utf-8"))
+    assert page.open == []
+    assert "wipe" not in page.identities
+    assert not any("Before" in (image["alt"] or "") for image in page.images)
+    assert json.loads(page.scripts[0])["before"] is None
+
+
+def scores_of(volume: np.ndarray, truth: np.ndarray) -> dict:
+    a, b = torch.from_numpy(volume), torch.from_numpy(truth)
+    return evaluate_volume(a, truth=b, tilt_range=(-60.0, 60.0), voxel_size=10.0)
+
+
+def test_curves_and_scores_against_a_truth_are_shown_for_both_volumes(tmp_path: Path) -> None:
+    truth, noise = volumes((16, 16, 16))[0], np.random.default_rng(1).standard_normal((16, 16, 16))
+    near = (truth + 0.3 * noise).astype(np.float32)
+    scores = {"Before": scores_of(truth + near, truth), "After": scores_of(near, truth)}
+    text = write(tmp_path, (16, 16, 16), scores=scores)
+    page = Page(text)
+    assert page.open == []
+    assert text.count('<svg class="curves"') == 2
+    assert text.count("Fourier shell correlation, after restoration, with the truth") == 1
+    for words in ("missing wedge", "measured region", "PSNR (dB)", "FSC 0.143 at (Å)"):
+        assert words in page.text
+    assert 'class="curves"' not in write(tmp_path)
+
+
+def test_a_volume_that_was_scored_against_the_other_half_has_its_curve(tmp_path: Path) -> None:
+    scores = {"After": {"halves": scores_of(*volumes((16, 16, 16)))["truth"]}}
+    text = write(tmp_path, (16, 16, 16), scores=scores)
+    assert text.count('<svg class="curves"') == 1
+    assert "Against the other half" in Page(text).text
 
 
 def test_every_picture_has_a_text_for_those_who_cannot_see_it(tmp_path: Path) -> None:
@@ -136,9 +253,12 @@ def test_thin_and_odd_volumes_make_a_page(tmp_path: Path, shape: tuple[int, int,
     assert len(Page(write(tmp_path, shape, average_along_y=True)).images) == 12
 
 
-def test_the_page_of_a_wide_noisy_volume_stays_below_five_megabytes(tmp_path: Path) -> None:
-    # noise compresses worst; 1400 is binned to 467 pixels, about the sizes of a 512 x 512 volume
-    assert len(write(tmp_path, (16, 1400, 1400))) < 5e6
+def test_beside_its_slices_the_page_of_a_wide_noisy_volume_needs_less_than_three_megabytes(
+    tmp_path: Path,
+) -> None:
+    # noise compresses worst; with the 11 million characters that slices may have the page stays below 15 MB
+    assert SLICES_BUDGET <= 11e6
+    assert len(write(tmp_path, (16, 1280, 1280), slices_budget=100_000)) < 3.1e6
 
 
 @pytest.mark.parametrize(

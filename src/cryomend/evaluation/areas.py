@@ -10,21 +10,32 @@ Areas come from a TOML file: a name, then one table per area with half-open rang
     [background.b1]
     ...
 
-The entries under ``areas/`` are published ones.
+No two areas may overlap. The entries under ``areas/`` are published ones.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from cryomend.evaluation.metrics import Region
-from cryomend.io import InputError, read_toml
+from cryomend.io import InputError, read_toml, write_text
 
-__all__ = ["Area", "Areas", "choose_areas", "named_areas", "read_areas", "require_inside"]
+__all__ = [
+    "Area",
+    "Areas",
+    "choose_areas",
+    "named_areas",
+    "read_areas",
+    "require_apart",
+    "require_inside",
+    "write_areas",
+]
 
 AXES = ("z", "y", "x")
 
@@ -41,6 +52,16 @@ class Area:
         """The box as three slices."""
         z, y, x = (slice(*r) for r in self.ranges)
         return z, y, x
+
+    def __str__(self) -> str:
+        """Name and ranges, for messages."""
+        return (
+            f"{self.name} ({', '.join(f'{a} {r[0]}-{r[1]}' for a, r in zip(AXES, self.ranges, strict=True))})"
+        )
+
+    def overlaps(self, other: Area) -> bool:
+        """Whether a voxel lies in both."""
+        return all(max(a[0], b[0]) < min(a[1], b[1]) for a, b in zip(self.ranges, other.ranges, strict=True))
 
 
 @dataclass(frozen=True)
@@ -89,7 +110,9 @@ def _parse_areas(content: Mapping[str, Any], default_name: str) -> Areas:
             f"{len(foreground)} foreground and {len(background)} background areas; "
             "they are paired in order, so give as many of each"
         )
-    return Areas(str(content.get("name", default_name)), foreground, background)
+    areas = Areas(str(content.get("name", default_name)), foreground, background)
+    require_apart(areas)
+    return areas
 
 
 def read_areas(path: str | Path) -> Areas:
@@ -108,7 +131,7 @@ def read_areas(path: str | Path) -> Areas:
     ------
     InputError
         If the file cannot be read, lacks foreground or background areas, has not as many of
-        one as of the other, or has a range that is missing, empty or reversed.
+        one as of the other, has a range that is missing, empty or reversed, or areas that overlap.
     """
     content = read_toml(path)
     try:
@@ -182,3 +205,47 @@ def require_inside(areas: Areas, shape: Sequence[int]) -> None:
                     f"area {area.name} of {areas.name} asks for {axis} {start} to {stop}, but the volume "
                     f"has {n} voxels along {axis}; give areas of its own with --areas FILE.toml"
                 )
+
+
+def require_apart(areas: Areas) -> None:
+    """Check that no two areas share a voxel: it would count twice, or as structure and as background.
+
+    Parameters
+    ----------
+    areas : Areas
+
+    Raises
+    ------
+    ValueError
+        If two overlap; the message has both with their ranges.
+    """
+    for a, b in combinations((*areas.foreground, *areas.background), 2):
+        if a.overlaps(b):
+            raise ValueError(f"areas {a} and {b} of {areas.name} overlap; move or shrink one")
+
+
+def write_areas(path: str | Path, areas: Areas, *, comment: str = "") -> None:
+    """Write areas to a TOML file that `read_areas` reads.
+
+    Parameters
+    ----------
+    path : path-like
+        The file; it appears when complete.
+    areas : Areas
+    comment : str
+        First line.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be written.
+    """
+    lines = [f"# {comment}"] if comment else []
+    lines.append(f"name = {json.dumps(areas.name, ensure_ascii=False)}")  # JSON's strings are TOML's
+    for kind, group in (("foreground", areas.foreground), ("background", areas.background)):
+        for area in group:
+            plain = area.name.isascii() and area.name.isalnum()
+            key = area.name if plain else json.dumps(area.name, ensure_ascii=False)
+            lines += ["", f"[{kind}.{key}]"]
+            lines += [f"{axis} = [{r[0]}, {r[1]}]" for axis, r in zip(AXES, area.ranges, strict=True)]
+    write_text(path, "\n".join(lines) + "\n")

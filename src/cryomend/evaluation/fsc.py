@@ -1,4 +1,4 @@
-"""Fourier shell correlation, whole or inside a part of Fourier space.
+"""Fourier shell correlation, whole or inside a part of Fourier space: the wedge, what was measured, a cone.
 
 The score that tells what a restoration measured from what it inferred: against the truth,
 inside the missing wedge and inside the measured region apart. Frequencies are in cycles per
@@ -10,24 +10,30 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from cryomend.evaluation.metrics import wide_dtype
-from cryomend.fourier import shell_index
 
 __all__ = [
+    "AXES",
+    "CONE_DEGREES",
     "ShellSums",
+    "cone_mask",
     "fourier_correlation",
     "fourier_shell_correlation",
     "fsc_crossing",
     "mean_fsc",
     "shell_resolution",
+    "spectral_snr",
     "sum_shells",
 ]
 
-SLAB_VOXELS = 2**20  # Fourier voxels summed at a time: bounds the memory of the float64 copies
+AXES = ("z", "y", "x")
+CONE_DEGREES = 20.0  # half-angle of a cone about an axis, between it and the cone's surface
+SLAB_VOXELS = 2**17  # Fourier voxels summed at a time: their float64 copies stay in the cache
 
 
 @dataclass(frozen=True)
@@ -67,11 +73,30 @@ def half_weights(n: int, device: torch.device) -> Tensor:
     return weights
 
 
-def _products(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
-    """Weighted Re(A conj B), |A|^2, |B|^2 and 1 of a slab of Fourier space, shape (4, ...)."""
-    pairs = ((a, b), (a, a), (b, b))
-    terms = [x.real * y.real + x.imag * y.imag for x, y in pairs]
-    return torch.stack([*terms, torch.ones_like(terms[0])]) * weights
+def _slab_shells(shape: torch.Size, slab: slice, device: torch.device) -> Tensor:
+    """Shell of every voxel of some planes of ``rfftn``, as `cryomend.fourier.shell_index`."""
+    kz, ky = (torch.fft.fftfreq(n, device=device) ** 2 for n in shape[:2])
+    kx = torch.fft.rfftfreq(shape[2], device=device) ** 2
+    squared = kz[slab, None, None] + ky[:, None] + kx
+    return squared.sqrt_().mul_(min(shape)).round_().long()
+
+
+def _slab_parts(masks: Sequence[Tensor | None], slab: slice, half: int) -> Tensor | int:
+    """Which masks each voxel lies in, one bit each: so one sum serves them all."""
+    parts: Tensor | int = 0
+    for bit, mask in enumerate(masks):
+        if mask is not None:
+            parts = parts + mask[slab, :, :half].to(torch.int64).mul_(1 << bit)
+    return parts
+
+
+def _add_products(sums: Tensor, index: Tensor, a: Tensor, b: Tensor, columns: Tensor) -> None:
+    """Add Re(A conj B), |A|^2, |B|^2 and 1 of a slab of Fourier space to the sums (4, places)."""
+    wide, index = sums.dtype, index.flatten()
+    for total, (x, y) in zip(sums[:3], ((a, b), (a, a), (b, b)), strict=True):
+        products = (x.real * y.real).addcmul_(x.imag, y.imag).mul_(columns)
+        total += torch.bincount(index, products.flatten().to(wide), minlength=len(total))
+    sums[3] += torch.bincount(index, columns.to(wide).expand(a.shape).flatten(), minlength=len(total))
 
 
 def sum_shells(a: Tensor, b: Tensor, masks: Sequence[Tensor | None] = (None,)) -> list[ShellSums]:
@@ -100,24 +125,80 @@ def sum_shells(a: Tensor, b: Tensor, masks: Sequence[Tensor | None] = (None,)) -
     for other in (b, *(m for m in masks if m is not None)):
         if other.shape != a.shape:
             raise ValueError(f"shapes differ: {tuple(a.shape)} and {tuple(other.shape)}")
-    device, wide = a.device, wide_dtype(a.device)
-    n_shells, half = min(a.shape) // 2 + 1, a.shape[-1] // 2 + 1
+    device, half = a.device, a.shape[-1] // 2 + 1
+    n_shells, n_masks = min(a.shape) // 2 + 1, len(masks)
     # without its mean the transform keeps its relative precision at low frequencies
     ft_a, ft_b = (torch.fft.rfftn(x.float() - x.float().mean()) for x in (a, b))
-    shells = shell_index(a.shape, half=True, device=device)
+    ft_a[0, 0, 0] = ft_b[0, 0, 0] = 0
     columns = half_weights(a.shape[-1], device)
-    sums = torch.zeros(len(masks), 4, n_shells + 1, dtype=wide, device=device)
-    step = max(1, SLAB_VOXELS // shells[0].numel())
+    sums = torch.zeros(4, (n_shells + 1) << n_masks, dtype=wide_dtype(device), device=device)
+    step = max(1, SLAB_VOXELS // ft_a[0].numel())
     for start in range(0, a.shape[0], step):
         slab = slice(start, start + step)
-        products = _products(ft_a[slab], ft_b[slab], columns)
+        index = _slab_shells(a.shape, slab, device).clamp_(max=n_shells)
+        index += _slab_parts(masks, slab, half) * (n_shells + 1)
+        _add_products(sums, index, ft_a[slab], ft_b[slab], columns)
         if start == 0:
-            products[:, 0, 0, 0] = 0
-        index = shells[slab].flatten().clamp(max=n_shells)
-        for total, mask in zip(sums, masks, strict=True):
-            kept = products if mask is None else products * mask[slab, :, :half]
-            total.index_add_(1, index, kept.flatten(1).to(wide))
-    return [ShellSums(*s) for s in sums]
+            sums[3, index[0, 0, 0]] -= 1  # the zero frequency is no voxel either
+    by_parts = sums.reshape(4, 1 << n_masks, n_shells + 1)
+    codes = torch.arange(1 << n_masks, device=device)
+    inside = [codes >= 0 if m is None else (codes >> i) % 2 == 1 for i, m in enumerate(masks)]
+    return [ShellSums(*by_parts[:, kept].sum(1)) for kept in inside]
+
+
+def cone_mask(
+    shape: tuple[int, int, int],
+    *,
+    axis: str,
+    half_angle: float = CONE_DEGREES,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Mark the Fourier voxels inside a double cone about an axis.
+
+    About Z the cone lies in the missing wedge of a single-axis series if the tilts end at least
+    ``half_angle`` short of 90 degrees; about Y, the tilt axis, nearly all of it was measured.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Volume shape (Z, Y, X), in voxels.
+    axis : {"z", "y", "x"}
+        Axis of the cone.
+    half_angle : float
+        Degrees between the axis and the cone's surface, above 0 and below 90.
+    device : torch.device or str, optional
+        Where the mask is made; PyTorch's default device if None.
+
+    Returns
+    -------
+    Tensor of bool, shape (Z, Y, X)
+        True inside; un-shifted layout of ``torch.fft.fftn``. The zero frequency is inside.
+
+    Raises
+    ------
+    ValueError
+        If there is no such axis or the angle leaves its range.
+
+    References
+    ----------
+    Conical FSC of tomograms: Diebolder et al. 2015, doi:10.1016/j.jsb.2015.03.010; half-angle of 20 degrees:
+    Tan et al. 2017, doi:10.1038/nmeth.4347.
+    """
+    if axis not in AXES:
+        raise ValueError(f"unknown axis {axis!r}; use z, y or x")
+    if not 0 < half_angle < 90:
+        raise ValueError(f"a cone's half-angle lies between 0 and 90 degrees, got {half_angle:g}")
+    grids = [torch.fft.fftfreq(n, device=device) ** 2 for n in shape]
+    along = AXES.index(axis)
+    squared = math.tan(math.radians(half_angle)) ** 2
+    grids = [
+        -k * squared * (1 + 1e-6) if i == along else k for i, k in enumerate(grids)
+    ]  # the surface counts
+    mask = torch.empty(shape, dtype=torch.bool, device=device)
+    plane = grids[1][:, None] + grids[2]
+    for z, kz in enumerate(grids[0]):
+        torch.le(plane, -kz, out=mask[z])
+    return mask
 
 
 def fourier_shell_correlation(a: Tensor, b: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -248,3 +329,45 @@ def mean_fsc(curve: Tensor, resolution: Tensor, *, coarsest: float = 400.0, fine
     """
     inside = (resolution <= coarsest) & (resolution >= finest)
     return curve[inside.to(curve.device)].nanmean().item()
+
+
+def spectral_snr(curve: Tensor, *, against: Literal["truth", "half"]) -> Tensor:
+    """Spectral signal-to-noise ratio of the data, shell by shell, from a Fourier shell correlation.
+
+    It takes the noise for independent of the signal and, between halves, of the other half. The output of
+    a network is neither: there it only says how far the shell correlates.
+
+    Parameters
+    ----------
+    curve : Tensor, shape (shells,)
+        Fourier shell correlation; NaN where a shell is empty.
+    against : {"truth", "half"}
+        With a noise-free truth: the result is that of the volume. Between two halves: it is that of
+        both together, twice that of each.
+
+    Returns
+    -------
+    Tensor, shape (shells,)
+        Power of the signal over that of the noise, linear; 0 where the correlation is not positive,
+        infinite where it is 1.
+
+    Raises
+    ------
+    ValueError
+        If ``against`` is neither.
+
+    Notes
+    -----
+    ``F^2 / (1 - F^2)`` with the truth, since ``F = sqrt(S / (S + N))``; ``2 F / (1 - F)`` between halves,
+    since ``F = S / (S + N)``.
+
+    References
+    ----------
+    Unser et al. 1987, doi:10.1016/0304-3991(87)90225-7; Penczek 2010, doi:10.1016/S0076-6879(10)82001-4.
+    """
+    if against not in ("truth", "half"):
+        raise ValueError(f"the other volume is 'truth' or 'half', got {against!r}")
+    positive = curve.clamp(min=0)
+    if against == "truth":
+        return positive**2 / (1 - positive**2)
+    return 2 * positive / (1 - positive)

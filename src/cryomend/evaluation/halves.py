@@ -11,7 +11,7 @@ from torch import Tensor
 from cryomend.evaluation.fsc import ShellSums, sum_shells
 from cryomend.geometry import missing_wedge_mask
 
-__all__ = ["HALF_BANDS", "HalfBand", "compare_halves"]
+__all__ = ["HALF_BANDS", "HalfBand", "compare_halves", "require_different"]
 
 HALF_BANDS = ((400.0, 160.0), (160.0, 80.0), (80.0, 40.0))  # Å
 
@@ -70,7 +70,7 @@ def compare_halves(
     Raises
     ------
     ValueError
-        If shapes differ or no band holds a shell.
+        If shapes differ, the raw halves are the same voxels or no band holds a shell.
 
     Notes
     -----
@@ -82,6 +82,7 @@ def compare_halves(
     ----------
     Rosenthal & Henderson 2003, doi:10.1016/j.jmb.2003.07.013, for ``sqrt``.
     """
+    require_different(raw, other)
     mask = None
     if tilt_range is not None:
         shape = (raw.shape[0], raw.shape[1], raw.shape[2])
@@ -104,3 +105,19 @@ def _mean_curve(sums: ShellSums, inside: Tensor) -> float:
     """Mean of a Fourier shell correlation over some shells, each by its voxels."""
     weight = sums.voxels[:-1][inside]
     return float((sums.curve()[inside] * weight).sum() / weight.sum())
+
+
+def require_different(half: Tensor, other: Tensor) -> None:
+    """Refuse halves that are copies of each other: their noise would count as signal.
+
+    Raises
+    ------
+    ValueError
+        If all voxels are equal, or all of the other sign.
+    """
+    if half.shape == other.shape and any(
+        torch.equal(half[0], sign * other[0]) and torch.equal(half, sign * other) for sign in (1, -1)
+    ):
+        raise ValueError(
+            "the halves hold the same voxels, so their FSC would be 1 everywhere; give two independent halves"
+        )

@@ -8,6 +8,7 @@ first scaled to [0, 1] by its own minimum and maximum, as the docstring then say
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -15,10 +16,12 @@ from torch import Tensor
 
 __all__ = [
     "CnrVariant",
+    "EnlVariant",
     "Region",
     "contrast_to_noise",
     "correlation",
     "equivalent_number_of_looks",
+    "grey_limits",
     "psnr",
     "scale_to_unit",
     "ssim",
@@ -26,9 +29,11 @@ __all__ = [
 
 Region = tuple[slice, slice, slice]
 CnrVariant = Literal["pooled", "sum"]
+EnlVariant = Literal["unit", "stored"]
 
 SSIM_WINDOW = 7  # voxels; the default of scikit-image
-SSIM_SLAB = 32  # planes at a time, so that a 512 cube needs little memory beyond itself
+SSIM_TILE = 16  # windows along z and y at a time: the float64 copies of 16 x 16 rows stay in the cache
+BLOCK_VOXELS = 2**18  # voxels summed at a time, for the same reason
 
 
 def wide_dtype(device: torch.device) -> torch.dtype:
@@ -39,6 +44,29 @@ def wide_dtype(device: torch.device) -> torch.dtype:
 def _require_same_shape(a: Tensor, b: Tensor) -> None:
     if a.shape != b.shape:
         raise ValueError(f"shapes differ: {tuple(a.shape)} and {tuple(b.shape)}")
+
+
+def _blocks(*volumes: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Walk through equally shaped arrays a few rows at a time, in the widest floating type."""
+    flat = [v.reshape(len(v), -1) if v.ndim > 1 else v.reshape(-1, 1) for v in volumes]
+    step = max(1, BLOCK_VOXELS // max(1, flat[0].shape[1]))
+    wide = wide_dtype(volumes[0].device)
+    for start in range(0, len(flat[0]), step):
+        yield tuple(v[start : start + step].to(wide) for v in flat)
+
+
+def grey_limits(volume: Tensor) -> tuple[float, float]:
+    """Least and greatest grey level of a volume: what becomes 0 and 1 when it is scaled.
+
+    Raises
+    ------
+    ValueError
+        If the volume is constant.
+    """
+    low, high = (level.item() for level in torch.aminmax(volume))
+    if not high > low:
+        raise ValueError(f"a constant volume (all {low:g}) cannot be scaled to [0, 1]")
+    return low, high
 
 
 def scale_to_unit(volume: Tensor) -> Tensor:
@@ -57,9 +85,7 @@ def scale_to_unit(volume: Tensor) -> Tensor:
     ValueError
         If the volume is constant.
     """
-    low, high = torch.aminmax(volume)
-    if not high > low:
-        raise ValueError(f"a constant volume (all {low.item():g}) cannot be scaled to [0, 1]")
+    low, high = grey_limits(volume)
     return (volume - low) / (high - low)
 
 
@@ -84,31 +110,40 @@ def psnr(volume: Tensor, truth: Tensor) -> float:
 
     Notes
     -----
-    ``10 log10(MAX^2 / MSE)``.
+    ``10 log10(MAX^2 / MSE)``, scaled and summed in float64 whatever the type of the volumes.
     """
     _require_same_shape(volume, truth)
-    difference = scale_to_unit(volume) - scale_to_unit(truth)
-    error = (difference**2).mean(dtype=wide_dtype(volume.device)).item()
+    (low_a, high_a), (low_b, high_b) = grey_limits(volume), grey_limits(truth)
+    error = 0.0
+    for a, b in _blocks(volume, truth):
+        difference = a.sub(low_a).div_(high_a - low_a).sub_(b.sub(low_b).div_(high_b - low_b))
+        error += difference.square_().sum().item()
+    error /= volume.numel()
     return -10 * math.log10(error) if error > 0 else math.inf
 
 
-def _window_mean(block: Tensor) -> Tensor:
-    """Mean over every whole cubic window of a block, one axis at a time."""
-    for axis in range(3):
-        kernel = [SSIM_WINDOW if i == axis else 1 for i in range(3)]
-        block = torch.nn.functional.avg_pool3d(block[None, None], kernel, stride=1)[0, 0]
-    return block
+def _window_sum(blocks: Tensor) -> Tensor:
+    """Sum over every whole window of blocks (block, Z, Y, X), one axis at a time: 7 voxels are 4 + 2 + 1."""
+    for axis in (1, 2, 3):
+        n = blocks.shape[axis]
+        two = blocks.narrow(axis, 0, n - 1) + blocks.narrow(axis, 1, n - 1)
+        four = two.narrow(axis, 0, n - 3) + two.narrow(axis, 2, n - 3)
+        windows = n - SSIM_WINDOW + 1
+        one = blocks.narrow(axis, 6, windows)
+        blocks = four.narrow(axis, 0, windows).add(two.narrow(axis, 4, windows)).add_(one)
+    return blocks
 
 
 def _similarity(a: Tensor, b: Tensor) -> Tensor:
     """Local structural similarity of two blocks scaled to [0, 1], at every whole window."""
     c1, c2 = 0.01**2, 0.03**2  # (K L)^2 with K1 = 0.01, K2 = 0.03, L = 1
     n = SSIM_WINDOW**3
-    mean_a, mean_b = _window_mean(a), _window_mean(b)
-    variances = (_window_mean(a * a) - mean_a**2 + _window_mean(b * b) - mean_b**2) * n / (n - 1)
-    covariance = (_window_mean(a * b) - mean_a * mean_b) * n / (n - 1)
-    structure = (2 * covariance + c2) / (variances + c2)
-    return structure * (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
+    mean_a, mean_b, squares, product = _window_sum(torch.stack([a, b, a * a + b * b, a * b])).div_(n)
+    mean_product, mean_squares = mean_a * mean_b, mean_a * mean_a + mean_b * mean_b
+    unbiased = n / (n - 1)
+    covariances = (product - mean_product).mul_(2 * unbiased).add_(c2)
+    variances = (squares - mean_squares).mul_(unbiased).add_(c2)
+    return covariances.mul_(mean_product.mul_(2).add_(c1)).div_(variances.mul_(mean_squares.add_(c1)))
 
 
 def ssim(volume: Tensor, truth: Tensor) -> float:
@@ -140,13 +175,16 @@ def ssim(volume: Tensor, truth: Tensor) -> float:
     _require_same_shape(volume, truth)
     if min(volume.shape) < SSIM_WINDOW:
         raise ValueError(f"SSIM needs {SSIM_WINDOW} voxels along each axis, got shape {tuple(volume.shape)}")
-    a, b = scale_to_unit(volume), scale_to_unit(truth)
+    (low_a, high_a), (low_b, high_b) = grey_limits(volume), grey_limits(truth)
     wide = wide_dtype(volume.device)
     total, count = 0.0, 0
-    for start in range(0, a.shape[0] - SSIM_WINDOW + 1, SSIM_SLAB):
-        block = slice(start, start + SSIM_SLAB + SSIM_WINDOW - 1)
-        local = _similarity(a[block].to(wide), b[block].to(wide))
-        total, count = total + local.sum().item(), count + local.numel()
+    for z in range(0, volume.shape[0] - SSIM_WINDOW + 1, SSIM_TILE):
+        for y in range(0, volume.shape[1] - SSIM_WINDOW + 1, SSIM_TILE):
+            tile = tuple(slice(i, i + SSIM_TILE + SSIM_WINDOW - 1) for i in (z, y))
+            a = volume[tile].to(wide).sub(low_a).div_(high_a - low_a)
+            b = truth[tile].to(wide).sub(low_b).div_(high_b - low_b)
+            local = _similarity(a, b)
+            total, count = total + local.sum().item(), count + local.numel()
     return total / count
 
 
@@ -174,8 +212,13 @@ def correlation(a: Tensor, b: Tensor, mask: Tensor | None = None) -> float:
         _require_same_shape(a, mask)
         a, b = a[mask], b[mask]
     wide = wide_dtype(a.device)
-    a, b = a - a.mean(dtype=wide).to(a.dtype), b - b.mean(dtype=wide).to(b.dtype)
-    cross, power_a, power_b = ((x * y).sum(dtype=wide).item() for x, y in ((a, b), (a, a), (b, b)))
+    mean_a, mean_b = a.mean(dtype=wide), b.mean(dtype=wide)
+    cross = power_a = power_b = 0.0
+    for x, y in _blocks(a, b):
+        x, y = x - mean_a, y - mean_b
+        cross += (x * y).sum().item()
+        power_a += x.square_().sum().item()
+        power_b += y.square_().sum().item()
     if not (power_a > 0 and power_b > 0):
         raise ValueError("the correlation with a constant array is not defined")
     return max(-1.0, min(1.0, cross / math.sqrt(power_a * power_b)))
@@ -231,17 +274,20 @@ def contrast_to_noise(
     return abs(mean_f - mean_b) / noise
 
 
-def equivalent_number_of_looks(volume: Tensor, background: Region) -> float:
+def equivalent_number_of_looks(volume: Tensor, background: Region, variant: EnlVariant = "unit") -> float:
     """Equivalent number of looks: how flat a background area is.
 
-    The volume is scaled to [0, 1] by its own minimum and maximum first, because the number
-    depends on where zero is: it changes when the contrast is inverted or an outlier added.
+    The number depends on where zero is, so the published one is taken on the volume scaled to [0, 1] by
+    its own minimum and maximum: it changes when the contrast is inverted or an outlier added. On the grey
+    levels as stored it changes with any offset; tomograms have a mean near zero, and then it says nothing.
 
     Parameters
     ----------
     volume : Tensor, shape (Z, Y, X)
     background : tuple of three slices
         Ranges of voxels along z, y, x.
+    variant : {"unit", "stored"}
+        Scaled to [0, 1] first, or grey levels as they are.
 
     Returns
     -------
@@ -251,10 +297,10 @@ def equivalent_number_of_looks(volume: Tensor, background: Region) -> float:
     Raises
     ------
     ValueError
-        If the volume is constant or the area holds no voxel.
+        If the volume is constant (``unit``), the area holds no voxel or the variant is unknown.
     """
-    low, high = (x.item() for x in torch.aminmax(volume))
-    if not high > low:
-        raise ValueError(f"a constant volume (all {low:g}) cannot be scaled to [0, 1]")
+    if variant not in ("unit", "stored"):
+        raise ValueError(f"unknown ENL variant {variant!r}; use 'unit' or 'stored'")
+    offset = grey_limits(volume)[0] if variant == "unit" else 0.0  # the scale cancels
     mean, variance = _region_statistics(volume, background)
-    return (mean - low) ** 2 / variance if variance > 0 else math.inf
+    return (mean - offset) ** 2 / variance if variance > 0 else math.inf

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 from scipy.signal.windows import tukey
 
+from cryomend.evaluation.slices import grey_range, read_planes
+
 __all__ = [
     "bin_picture",
     "central_sections",
@@ -41,20 +43,13 @@ def central_sections(volume: NDArray[Any]) -> dict[str, Picture]:
         ``xy`` (Y, X), ``xz`` (Z, X) and ``yz`` (Y, Z).
     """
     z, y, x = (n // 2 for n in volume.shape)
-    sections = {"xy": volume[z], "xz": volume[:, y], "yz": volume[:, :, x].T}
-    return {name: np.asarray(section, dtype=np.float32) for name, section in sections.items()}
-
-
-def grey_range(values: NDArray[Any], *, percent: float = 0.5) -> tuple[float, float]:
-    """Grey levels to show as black and white: percentiles, so that outliers do not rule.
-
-    At most about two million values are looked at, evenly spread.
-    """
-    stride = max(1, round((values.size / 2e6) ** (1 / values.ndim)))
-    sample = values[tuple(slice(None, None, stride) for _ in range(values.ndim))]
-    low, high = (float(level) for level in np.percentile(sample, [percent, 100 - percent]))
-    margin = 0.05 * (high - low) or 0.5  # so that a flat background is not drawn as pure white
-    return low - margin, high + margin
+    rows, columns = [], []
+    for n, plane in enumerate(read_planes(volume)):  # it may lie in a file, where columns are far apart
+        rows.append(plane[y].copy())
+        columns.append(plane[:, x].copy())
+        if n == z:
+            middle = plane.copy()
+    return {"xy": middle, "xz": np.stack(rows), "yz": np.stack(columns, axis=1)}
 
 
 def bin_picture(picture: Picture, longest_side: int = LONGEST_SIDE) -> Picture:
@@ -85,11 +80,19 @@ def fourier_plane(volume: NDArray[Any], *, n_ky: int = 2, side: int = 400) -> Pi
         columns kx, from minus to plus Nyquist, so that angles are true whatever the shape.
     """
     nz, ny, nx = volume.shape
-    mean, deviation = float(volume.mean(dtype=np.float64)), float(volume.std(dtype=np.float64))
     wz, wy, wx = (tukey(n, 0.2).astype(np.float32) for n in volume.shape)
     ky = np.arange(-n_ky, n_ky + 1)[:, None] / ny
     phases = (np.exp(-2j * np.pi * ky * np.arange(ny)) * wy).astype(np.complex64)
-    projected = np.stack([phases @ (plane - mean) for plane in volume.astype(np.float32, copy=False)], axis=1)
+    # one pass, for volumes that lie in a file: near the mean first, then to the mean
+    near, total, squares, rows = float(np.mean(volume[nz // 2], dtype=np.float64)), 0.0, 0.0, []
+    for plane in read_planes(volume):
+        centred = plane - np.float32(near)
+        total += float(centred.sum(dtype=np.float64))
+        squares += float(np.square(centred, dtype=np.float64).sum())
+        rows.append(phases @ centred)
+    mean = total / volume.size
+    deviation = math.sqrt(max(squares / volume.size - mean**2, 0.0))
+    projected = np.stack(rows, axis=1) - np.complex64(mean) * phases.sum(axis=1)[:, None, None]
     transform = np.fft.fftshift(np.fft.fft2(projected * wz[:, None] * wx), axes=(1, 2))
     white = deviation**2 * np.prod([(w**2).sum() for w in (wz, wy, wx)])
     power = (np.abs(transform) ** 2).mean(axis=0) / max(white, np.finfo(np.float32).tiny)

@@ -1,0 +1,252 @@
+"""`cryomend evaluate --template`: how well particles are found, before restoration and after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cryomend.evaluation.checks import require_matching, require_tilt_range
+from cryomend.evaluation.rotation_grid import rotation_grid
+from cryomend.evaluation.template_matching import find_peaks, match_template, score_picks
+from cryomend.io import InputError, Volume, open_volume, read_star_columns, read_star_texts, read_volume
+
+__all__ = ["PickSettings", "Template", "picking_rows", "read_particles", "score_picking_files"]
+
+ANGULAR_STEP = 30.0  # degrees
+APART = 0.5  # of the diameter: nearest that two picks may be
+TOLERANCE = 0.25  # of the diameter: farthest that a pick may be from its particle
+PICKS_PER_PARTICLE = 5  # at most; a threshold that leaves more is never the best
+COORDINATES = tuple(f"rlnCenteredCoordinate{axis}Angst" for axis in "ZYX")
+NAME = "rlnTomoParticleName"
+
+
+@dataclass(frozen=True)
+class Template:
+    """What is looked for: density (n, n, n) around voxel ``n // 2``, protein positive; sizes in Å."""
+
+    name: str
+    density: Tensor
+    voxel_size: float
+    diameter: float
+
+
+@dataclass(frozen=True)
+class PickSettings:
+    """How it is looked for: species of the particle table, diameter in Å, step in degrees, grey levels."""
+
+    species: str | None = None
+    diameter: float | None = None
+    angular_step: float | None = None
+    tilt_range: tuple[float, float] | None = None
+    protein: str = "dark"
+    voxel_size: float | None = None
+
+
+def read_particles(path: str | Path, species: str | None = None) -> tuple[NDArray[np.float64], str | None]:
+    """Read particle positions from a star file, as `cryomend specimen` and RELION-5 write them.
+
+    Parameters
+    ----------
+    path : path
+        With ``rlnCenteredCoordinateXAngst`` and its like, Å from the centre of the tomogram.
+    species : str, optional
+        What stands before the first slash of ``rlnTomoParticleName``; may be left out if all are one.
+
+    Returns
+    -------
+    positions_zyx : array, shape (n, 3)
+        Å from voxel ``n // 2``.
+    species : str or None
+        The species that they are of; None if the file names none.
+
+    Raises
+    ------
+    InputError
+        If the file is no such table, holds no particle of the species, or several species and none is chosen.
+    """
+    columns = read_star_columns(path, COORDINATES)
+    positions = np.stack([columns[name] for name in COORDINATES], axis=1)
+    names = read_star_texts(path, COORDINATES[:1], optional=[NAME]).get(NAME)
+    if names is None:
+        if species is not None:
+            raise InputError(f"{path} has no column _{NAME}, which names species; leave out --species")
+        return positions, None
+    kinds = [name.split("/")[0] for name in names]
+    there = ", ".join(sorted(set(kinds)))
+    if species is None and len(set(kinds)) > 1:
+        raise InputError(
+            f"{path} holds particles of several species ({there}); name the template's: --species"
+        )
+    chosen = species or kinds[0]
+    kept = positions[[kind == chosen for kind in kinds]]
+    if len(kept) == 0:
+        raise InputError(f"{path} holds no particle of species {chosen}; there are {there}")
+    return kept, chosen
+
+
+def score_picking_files(
+    volumes: dict[str, Path | None],
+    template: Template | None,
+    particles_path: Path | None,
+    settings: PickSettings,
+    *,
+    device: torch.device | str = "cpu",
+    on_progress: Callable[[float, str], None] = lambda share, text: None,
+) -> dict[str, Any]:
+    """Look for a template in tomograms and compare what is found with where the particles are.
+
+    Parameters
+    ----------
+    volumes : dict of str to path or None
+        Name and MRC file; those without a file are left out.
+    template : Template or None
+    particles_path : path or None
+        Table as for `read_particles`. Nothing is done without either of them.
+    settings : PickSettings
+        With a tilt range only what was measured is compared; volumes but ``raw`` are searched a second
+        time with all of Fourier space, which restoration has filled.
+    device : torch.device or str
+        Where it is done.
+    on_progress : callable
+        Told the share that is done and what is being done.
+
+    Returns
+    -------
+    dict
+        Under ``template_matching`` what was looked for and how, and a record of each search; empty without.
+
+    Raises
+    ------
+    InputError
+        If only one of template and particles is given, a file cannot be used, tomograms do not match,
+        particles lie outside, or the template is smaller than three voxels or larger than the tomogram.
+    """
+    if template is None and particles_path is None:
+        return {}
+    if template is None or particles_path is None:
+        raise InputError("--template and --particles belong together: what to look for, and where it is")
+    require_tilt_range(settings.tilt_range)
+    positions, species = read_particles(particles_path, settings.species)
+    diameter = template.diameter if settings.diameter is None else settings.diameter
+    step = ANGULAR_STEP if settings.angular_step is None else settings.angular_step
+    try:
+        rotations = rotation_grid(step)
+    except ValueError as error:
+        raise InputError(f"--angular-step: {error}") from None
+    search = _Search(replace(template, diameter=diameter), particles_path, positions, rotations, device)
+    searches: dict[str, Any] = {}
+    tasks = _plan({name: path for name, path in volumes.items() if path is not None}, settings.tilt_range)
+    first = open_volume(tasks[0][1], voxel_size=settings.voxel_size)
+    for n, (label, path, tilt_range) in enumerate(tasks):
+        volume = read_volume(path, voxel_size=settings.voxel_size)
+        require_matching(first, volume)
+        if settings.protein == "dark":
+            np.negative(volume.data, out=volume.data)
+
+        def show(share: float, n: int = n, label: str = label) -> None:
+            on_progress((n + share) / len(tasks), f"looking for {template.name}: {label}")
+
+        searches[label] = search.score(volume, tilt_range, show)
+    about = {
+        "template": template.name,
+        "species": species,
+        "particles_file": str(particles_path),
+        "particles": len(positions),
+        "diameter_angstrom": diameter,
+        "angular_step_degrees": step,
+        "rotations": len(rotations),
+        "nearest_picks_angstrom": APART * diameter,
+        "tolerance_angstrom": TOLERANCE * diameter,
+        "tilt_range_degrees": settings.tilt_range,
+    }
+    return {"template_matching": {**about, "searches": searches}}
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What is the same for all tomograms."""
+
+    template: Template
+    table: Path
+    positions: NDArray[np.float64]
+    rotations: NDArray[np.float64]
+    device: torch.device | str
+
+    def score(
+        self, volume: Volume, tilt_range: tuple[float, float] | None, on_progress: Callable[[float], None]
+    ) -> dict[str, Any]:
+        """Look for the template in one tomogram, protein bright, and compare what is found."""
+        size, template = volume.voxel_size, self.template
+        particles = _inside(self.positions / size, volume, self.table)
+        diameter = template.diameter / size
+        try:
+            score, _ = match_template(
+                torch.from_numpy(volume.data).to(self.device),
+                template.density.to(self.device),
+                self.rotations,
+                diameter=diameter,
+                step=size / template.voxel_size,
+                tilt_range=tilt_range,
+                on_progress=on_progress,
+            )
+        except ValueError as error:
+            raise InputError(f"{volume.path}: {error}") from None
+        picks = find_peaks(score, distance=APART * diameter, most=PICKS_PER_PARTICLE * len(particles))
+        best, as_many = score_picks(*picks, particles, tolerance=TOLERANCE * diameter)
+        return {"best_threshold": asdict(best), "as_many_as_particles": asdict(as_many)}
+
+
+def _plan(
+    volumes: dict[str, Path], tilt_range: tuple[float, float] | None
+) -> list[tuple[str, Path, tuple[float, float] | None]]:
+    """What is searched: where it was measured, and all of Fourier space of what is not raw."""
+    tasks: list[tuple[str, Path, tuple[float, float] | None]] = []
+    for name, path in volumes.items():
+        if tilt_range is None:
+            tasks.append((name, path, None))
+        else:
+            tasks.append((f"{name}, measured", path, tilt_range))
+            tasks += [(f"{name}, all", path, None)] if name != "raw" else []
+    return tasks
+
+
+def _inside(positions: NDArray[np.float64], volume: Volume, table: Path) -> NDArray[np.float64]:
+    """Positions in voxels, all inside the volume."""
+    shape = np.array(volume.data.shape)
+    voxels = positions + shape // 2
+    outside = ((voxels < -0.5) | (voxels > shape - 0.5)).any(axis=1)
+    if outside.any():
+        raise InputError(
+            f"{table}: {outside.sum()} of {len(voxels)} particles lie outside {volume.path} of "
+            f"{volume.data.shape} voxels (Z, Y, X); give the table of this tomogram, or --voxel-size"
+        )
+    return voxels
+
+
+def picking_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Lay out a result of `score_picking_files` as the rows of a table, the first being its head.
+
+    Parameters
+    ----------
+    result : dict
+
+    Returns
+    -------
+    list of tuple of str
+        A column for each search.
+    """
+    found = result["template_matching"]
+    head = f"{found['template']}, {found['particles']} particles"
+    rows = [(head, *found["searches"])]
+    for key, how in (("best_threshold", "best threshold"), ("as_many_as_particles", "as many picks")):
+        for name in ("precision", "recall", "F1"):
+            scores = (search[key][name.lower()] for search in found["searches"].values())
+            rows.append((f"{name}, {how}", *(f"{score:.3f}" for score in scores)))
+    return rows
