@@ -19,7 +19,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,26 +28,12 @@ import torch
 from held_out import HERE, held_out_cases, load_restorer, other_cases, ring_scores, write_tables
 from scores import PARTS, Case, score_volume
 
+from cryomend.benchmark.variants import Variant, vary_recipe
 from cryomend.config import Recipe, SimulationConfig, dump_config, load_config, load_recipe
 from cryomend.io import write_volume
 
 NOISE_SEED = 600_000
 STACKS = 9  # empty tilt series from which noise is learned, 2,000 patches
-
-
-@dataclass(frozen=True)
-class Variant:
-    """What differs from the recipe: options of the training, signal to noise, learned noise, the seed."""
-
-    training: Mapping[str, Any] = field(default_factory=dict)
-    snr_db: float | None = None
-    learned: str | None = None
-    seed: int = 0  # added to that of weights and crops; the pairs stay the same
-
-    @property
-    def pairs(self) -> str:
-        """Name of the set of pairs that it is trained on."""
-        return self.learned or ("counting" if self.snr_db is None else f"gaussian-{self.snr_db:g}-db")
 
 
 VARIANTS = {
@@ -193,28 +178,7 @@ def make_recipe(variant: Variant, options: argparse.Namespace) -> Recipe:
     effort["warm_up"] = min(recipe.training.warm_up, options.steps // 10)
     if options.recon_share is not None:
         effort["recon_share"] = options.recon_share
-    base = {
-        "lambda_recon": 0.1,
-        "rotation_share": 0.0,
-        "wedge_weight": 0.0,
-        "balance": 0.0,
-        "residual": False,
-    }
-    training = recipe.training.model_copy(update=base | effort | dict(variant.training))
-    acquisition = recipe.simulation.acquisition.model_copy(update={"snr_db": variant.snr_db})
-    processing = recipe.simulation.processing
-    if processing is not None:
-        processing = processing.model_copy(update={"binning": {"none": 1.0}})
-    changes = {
-        "voxel_size": None,
-        "acquisition": acquisition,
-        "processing": processing,
-        "noise_share": 1.0,
-        "noise_none_share": 0.0,
-    }
-    return recipe.model_copy(
-        update={"training": training, "simulation": recipe.simulation.model_copy(update=changes)}
-    )
+    return vary_recipe(recipe, variant, effort)
 
 
 def make_pairs(variant: Variant, config: Path, options: argparse.Namespace) -> Path:

@@ -41,6 +41,9 @@ def write_pair(folder, tomogram, density):
 
 
 ATOM = "ATOM      1 {:<4} ALA A   1      11.104   6.134  -6.504  1.00  0.00          {:>2}\n"
+AREAS = "[foreground.s]\nz = [0, 5]\ny = [0, 5]\nx = [0, 5]\n" + (
+    "[background.b]\nz = [{0}, {1}]\ny = [4, 9]\nx = [4, 9]\n"
+)
 TEXTS = {
     "steep.tlt": "-95\n0\n40\n",
     "text.mdoc": "nothing",
@@ -80,6 +83,11 @@ TEXTS = {
     "tiny.yaml": TINY,
     "odd-crop.yaml": TINY.replace("16", "18"),
     "a-file": "",
+    "overlap.toml": AREAS.format(4, 9),
+    "outside.toml": AREAS.format(20, 30),
+    "text.toml": "no recipe",
+    "misspelt.toml": "[simulated.simulation.acquisition]\nflunce = [1, 2]",
+    "empty.toml": "",
 }
 
 
@@ -230,6 +238,35 @@ REFUSED = {
         "fit no.h5 --config list.yaml -o out": ("list.yaml", "mapping"),
         f"{SAMPLE} -o out": ("no.safetensors", "no such file"),
         "check no.h5 stack.mrc --json out": ("no.h5",),
+    },
+    "areas suggest -o areas.toml": {
+        "text.mrc": ("text.mrc", "not an MRC file"),
+        "density.mrc --size 40 9 9": ("density.mrc", "40 x 9 x 9 voxels do not fit into 24 x 24 x 24"),
+        "density.mrc --restored density.mrc": ("--restored density.mrc", "give --picture"),
+    },
+    "evaluate density.mrc --json scores.json": {
+        "--half density.mrc": ("are one file, so their FSC would be 1 everywhere",),
+        "--half stack.mrc": ("stack.mrc",),
+        "--areas empty.toml": ("empty.toml", "no foreground area"),
+        "--areas overlap.toml": ("overlap.toml", "areas s (z 0-5, y 0-5, x 0-5) and b (z 4-9", "overlap"),
+        "--areas outside.toml": ("density.mrc", "asks for z 20 to 30, but the volume has 24 voxels along z"),
+        "--template density.mrc": ("--template and --particles belong together",),
+    },
+    "benchmark": {
+        "tinny -o out": ("no recipe 'tinny'", "tiny"),
+        "text.toml -o out": ("text.toml", "not valid TOML"),
+        "misspelt.toml -o out": ("misspelt.toml", "simulated.simulation.acquisition.flunce"),
+        "empty.toml -o out": ("empty.toml", "either [simulated] or [[tomograms]]"),
+        "tiny --methods wbp,srit -o out": ("unknown method 'srit'", "sirt"),
+        "tiny --table figure -o out": ("unknown table 'figure'", "methods, noise, lambda"),
+        "tiny --table noise --methods wbp -o out": ("--methods belongs to --table methods",),
+        "tiny --data none -o out": ("leave out --data",),
+        "tiny -o a-file": ("cannot write into a-file",),
+        "tiny -o a-file/deeper": ("cannot write into a-file/deeper",),
+        "tiny -o out --device tpu": ("unknown device 'tpu'",),
+        "empiar-10045 -o out": ("--data DIR", "EMPIAR-10045/"),
+        "empiar-10045 --data nowhere -o out": ("nowhere", "no such folder"),
+        "empiar-10045 --data none -o out": ("no tilt series", "IS002_291013_005.mrcs", "EMPIAR-10045/"),
     },
 }
 

@@ -10,14 +10,21 @@ from pydantic import ValidationError
 
 from cryomend import config
 from cryomend.config import (
+    AblationConfig,
     AcquisitionConfig,
+    BenchmarkConfig,
     ClutterConfig,
+    DataSetTrainingConfig,
+    EffortConfig,
+    ExternalConfig,
     FilamentConfig,
     MembraneConfig,
     NoiseConfig,
     ProcessingConfig,
     Recipe,
     ReconstructionConfig,
+    RecordedDataConfig,
+    SimulatedDataConfig,
     SimulationConfig,
     SpecimenConfig,
     StageConfig,
@@ -30,14 +37,21 @@ from cryomend.config import (
 )
 
 MODELS = [
+    AblationConfig,
     AcquisitionConfig,
+    BenchmarkConfig,
     ClutterConfig,
+    DataSetTrainingConfig,
+    EffortConfig,
+    ExternalConfig,
     FilamentConfig,
     MembraneConfig,
     NoiseConfig,
     ProcessingConfig,
     Recipe,
     ReconstructionConfig,
+    RecordedDataConfig,
+    SimulatedDataConfig,
     SimulationConfig,
     SpecimenConfig,
     StreamConfig,

@@ -53,7 +53,7 @@ def test_rooms_import_one_way(monkeypatch, capsys):
 def test_the_rooms_are_those_of_the_pipeline():
     assert {name.split(".")[1] for name in ROOMS} == {
         "specimen", "acquisition", "noise", "reconstruction", "network", "training", "restoration",
-        "evaluation", "io",
+        "evaluation", "benchmark", "io",
     }  # fmt: skip
 
 
@@ -118,16 +118,16 @@ def test_the_commands_are_exactly_these():
     assert list(group.commands["noise"].commands) == ["extract", "fit", "sample", "check"]
     assert set(group.commands) == {
         "specimen", "acquire", "simulate", "reconstruct", "train", "noise", "info", "restore", "sample",
-        "evaluate", "report",
+        "evaluate", "areas", "report", "benchmark",
     }  # fmt: skip
 
 
 def test_every_command_and_option_has_help():
     group = typer.main.get_command(app)
-    commands = [c for c in group.commands.values() if c.name != "noise"] + list(
-        group.commands["noise"].commands.values()
-    )
-    assert len(commands) == 14
+    groups = ("noise", "areas")
+    commands = [c for c in group.commands.values() if c.name not in groups]
+    commands += [c for name in groups for c in group.commands[name].commands.values()]
+    assert len(commands) == 16
     for command in commands:
         assert command.help, command.name
         without = [p.name for p in command.params if not getattr(p, "help", None)]
@@ -137,7 +137,7 @@ def test_every_command_and_option_has_help():
 def test_commands_hold_no_more_than_fifteen_lines():
     functions = [n for n in tree(ROOT / "cli.py").body if isinstance(n, ast.FunctionDef) and n.decorator_list]
     commands = [f for f in functions if any("command" in ast.unparse(d) for d in f.decorator_list)]
-    assert len(commands) == 14
+    assert len(commands) == 16
     lines = {f.name: (f.body[-1].end_lineno or 0) - (f.body[0].end_lineno or 0) for f in commands}
     assert {name: n for name, n in lines.items() if n > 15} == {}
 

@@ -26,6 +26,7 @@ app = typer.Typer(
 noise_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Learn and sample the noise of real tilt series."
 )
+areas_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Areas for CNR and ENL.")
 
 # ---- specimen, acquire, simulate, reconstruct, train ----------------------------------------------
 
@@ -277,9 +278,9 @@ def train(
     with _training_progress() as (show_step, show):
         facts = train_as_asked(
             output, config=config, directories=pairs or [], series=series, ingredients=given, workers=workers,
-            start_from=start_from, from_scratch=from_scratch, max_minutes=max_minutes, resume=resume,
-            seed=seed, device=choose_device(device), on_step=show_step, on_progress=show,
-            on_notes=_print_notes,
+            start_from=start_from, from_scratch=from_scratch,
+            max_minutes=max_minutes, resume=resume, seed=seed, device=choose_device(device),
+            on_step=show_step, on_progress=show, on_notes=_print_notes,
         )  # fmt: skip
     _print_trained(output, facts)
 
@@ -524,11 +525,15 @@ def restore(
         bool, typer.Option("--denoise-only", help="network where measured; the wedge left as it was")
     ] = False,
     even: Annotated[
-        Path | None, typer.Option(help="tomogram of one half, for --keep-measured (with --odd)")
+        Path | None,
+        typer.Option(help="tomogram of one half, for --keep-measured and --confidence (with --odd)"),
     ] = None,
     odd: Annotated[Path | None, typer.Option(help="tomogram of the other half")] = None,
     confidence: Annotated[
-        Path | None, typer.Option(help="MRC: one standard deviation over the contrast; costs 8 passes more")
+        Path | None,
+        typer.Option(
+            help="MRC: one standard deviation over the contrast; costs 8 passes more, 10 with halves"
+        ),
     ] = None,
     skip_done: Annotated[
         bool, typer.Option("--skip-done", help="leave alone what this model and these options have restored")
@@ -625,31 +630,88 @@ def evaluate(
     confidence: Annotated[
         Path | None, typer.Option(help="volume of `cryomend restore --confidence`, hatched in the report")
     ] = None,
+    half: Annotated[
+        Path | None,
+        typer.Option(help="raw tomogram of the other half, where VOLUME is one half: FSC, spectral SNR"),
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option(help="map, PDB or mmCIF file to look for in VOLUME, and in --raw if given")
+    ] = None,
+    particles: Annotated[
+        Path | None, typer.Option(help="where it is: particles.star of `cryomend specimen`, or RELION-5's")
+    ] = None,
+    species: Annotated[str | None, typer.Option(help="of --particles, if the table has several")] = None,
+    template_diameter: Annotated[
+        float | None, typer.Option(help="Å that are compared around a voxel  [default: the template's]")
+    ] = None,
+    angular_step: Annotated[
+        float | None, typer.Option(help="degrees between the poses of --template  [default: 30]")
+    ] = None,
 ) -> None:
     """Score a volume against a truth or over areas, and check it on the data that it came from."""
-    from cryomend.evaluation import choose_areas
-    from cryomend.io import check_writable, write_json
+    from cryomend.evaluation import PickSettings, choose_areas
+    from cryomend.io import check_writable
     from cryomend.restoration.check_files import CheckData, CheckSettings, evaluate_and_check
 
     given = CheckData(raw, tilts, tilt_angles, alignment, reconstruction, even, odd, even_restored,
                       odd_restored, confidence)  # fmt: skip
     how = CheckSettings(check, hold_out, band, model, device, protein.value, voxel_size, tilt_range)
+    picks = PickSettings(species, template_diameter, angular_step, tilt_range, protein.value, voxel_size)
     check_writable(json)
     with _progress_bar("checking") as show:
-        result = evaluate_and_check(
-            volume, given, how, truth_path=truth, areas=choose_areas(areas, areas_of),
+        further = _further_scores(volume, raw, half, template, particles, picks, device, show)
+        result = further | evaluate_and_check(
+            volume, given, how, truth_path=truth, areas=choose_areas(areas, areas_of), alone=not further,
             negate=protein != truth_protein, report=report, on_progress=show,
         )  # fmt: skip
-    write_json(json, result)
-    _print_result(result)
+    _tell_result(json, result)
 
 
-def _print_result(result: dict[str, Any]) -> None:
-    """Print what an evaluation found: notes on stderr, a table of scores, a table of checks."""
+def _further_scores(
+    volume: Path,
+    raw: Path | None,
+    half: Path | None,
+    template: str | None,
+    particles: Path | None,
+    picks: Any,
+    device: str,
+    show: Callable[[float, str], None],
+) -> dict[str, Any]:
+    """Score a volume against the other half, and by looking for a template; empty if nothing is asked."""
+    from cryomend.evaluation import Template, evaluate_half_files, score_picking_files
+    from cryomend.io import open_volume
+    from cryomend.restoration.predict import choose_device
+    from cryomend.specimen import load_structure
+    from cryomend.specimen.macromolecule import potential_grid
+
+    further = evaluate_half_files(volume, half, tilt_range=picks.tilt_range, voxel_size=picks.voxel_size)
+    looked_for = None
+    if template is not None:
+        molecule = load_structure(template)
+        # half a voxel, and as much blur, so that it can be interpolated in every pose
+        spacing = open_volume(volume, voxel_size=picks.voxel_size).voxel_size / 2
+        density = potential_grid(molecule, spacing=spacing, sigma=spacing)
+        looked_for = Template(molecule.name, density, spacing, 2 * molecule.radius)
+    return further | score_picking_files(
+        {"volume": volume, "raw": raw}, looked_for, particles, picks, device=choose_device(device),
+        on_progress=show,
+    )  # fmt: skip
+
+
+def _tell_result(path: Path, result: dict[str, Any]) -> None:
+    """Write what an evaluation found, and print it: notes on stderr, tables of scores and of checks."""
+    from cryomend.evaluation import fourier_rows, picking_rows
+    from cryomend.io import write_json
     from cryomend.restoration.check_files import result_tables
 
+    write_json(path, result)
     _print_notes(result.get("notes", []))
-    for rows in result_tables(result):
+    tables = result_tables(result)
+    if "halves" in result:
+        tables.append(fourier_rows(result["halves"], "half against half"))
+    if "template_matching" in result:
+        tables.append(picking_rows(result))
+    for rows in tables:
         _print_table(rows)
 
 
@@ -664,11 +726,37 @@ def _print_table(rows: list[tuple[str, ...]]) -> None:
     Console().print(table)
 
 
+@areas_app.command("suggest")
+def areas_suggest(
+    tomogram: Annotated[Path, typer.Argument(help="tomogram before restoration, MRC")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="areas (TOML)")],
+    restored: Annotated[
+        Path | None, typer.Option(help="the tomogram restored, drawn beside it; nothing is chosen on it")
+    ] = None,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="areas of each kind")] = 3,
+    size: Annotated[
+        tuple[int, int, int] | None,
+        typer.Option(help="NZ NY NX in voxels  [default: up to 10 50 50, by the volume]"),
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="x-y slice with the areas (PNG)")] = None,
+    voxel_size: Annotated[float | None, typer.Option(help="Å; replaces the header's")] = None,
+) -> None:
+    """Propose foreground and background areas of a tomogram, and draw them."""
+    from cryomend.evaluation import suggest_areas_files
+
+    _print_notes(suggest_areas_files(
+        tomogram, output, restored=restored, count=count, size=size, picture=picture, voxel_size=voxel_size
+    ))  # fmt: skip
+
+
+app.add_typer(areas_app, name="areas")
+
+
 @app.command()
 def report(
     restored: Annotated[Path, typer.Argument(help="restored tomogram, MRC")],
-    raw: Annotated[Path, typer.Option(help="the tomogram before restoration, MRC")],
     output: Annotated[Path, typer.Option("-o", "--output", help="page (HTML)")],
+    raw: Annotated[Path | None, typer.Option(help="the tomogram before restoration, MRC")] = None,
     tilt_range: Annotated[
         tuple[float, float] | None, typer.Option(help="MIN MAX in degrees: draws the wedge")
     ] = None,
@@ -676,13 +764,88 @@ def report(
         bool, typer.Option("--average-along-y", help="show the mean section of a filament near y too")
     ] = False,
     voxel_size: Annotated[float | None, typer.Option(help="Å; replaces what the headers say")] = None,
+    confidence: Annotated[
+        Path | None, typer.Option(help="volume of `cryomend restore --confidence`, striped where doubtful")
+    ] = None,
+    checks: Annotated[
+        Path | None, typer.Option(help="scores and checks of `cryomend evaluate --json`, to show them")
+    ] = None,
+    truth: Annotated[Path | None, typer.Option(help="what the volume should be, MRC: curves, scores")] = None,
+    tilts: Annotated[Path | None, typer.Option(help="its tilt series (MRC), protein dark: checks")] = None,
+    tilt_angles: Annotated[Path | None, typer.Option(help="list of angles: the wedge; with --tilts")] = None,
+    alignment: Annotated[
+        Path | None, typer.Option(help="IMOD .xf or AreTomo .aln, if --tilts is not aligned")
+    ] = None,
+    reconstruction: Annotated[
+        Path | None, typer.Option(help="YAML that the tomogram was reconstructed with, if any")
+    ] = None,
+    even: Annotated[Path | None, typer.Option(help="raw tomogram of one half: checks, curves")] = None,
+    odd: Annotated[Path | None, typer.Option(help="raw tomogram of the other half")] = None,
+    even_restored: Annotated[Path | None, typer.Option(help="that half restored")] = None,
+    odd_restored: Annotated[Path | None, typer.Option(help="the other half restored")] = None,
+    areas: Annotated[Path | None, typer.Option(help="areas (TOML) to measure CNR and ENL in")] = None,
+    areas_of: Annotated[str | None, typer.Option(help="published areas, such as empiar-10045")] = None,
+    check: Annotated[
+        str | None,
+        typer.Option(
+            help="reprojection, held-out, halves, noise, with commas between  [default: with --tilts, or "
+            "--even and --odd, all that the files allow; else none]"
+        ),
+    ] = None,
+    protein: Annotated[Protein, typer.Option(help="protein in RESTORED")] = Protein.dark,
+    truth_protein: Annotated[Protein, typer.Option(help="protein in TRUTH")] = Protein.bright,
+    model: Annotated[
+        str | None, typer.Option(help="of the checks: fast, best or a file  [default: that of restore]")
+    ] = None,
+    device: Device = "auto",
 ) -> None:
-    """Show a tomogram before and after restoration on one HTML page."""
-    from cryomend.evaluation import report_files
+    """Show a restored tomogram on one HTML page: slices, spectra, scores, checks, where it comes from."""
+    import shlex
 
-    report_files(
-        restored, raw, output, tilt_range=tilt_range, average_along_y=average_along_y, voxel_size=voxel_size
-    )
+    from cryomend.evaluation import choose_areas
+    from cryomend.restoration.check_inputs import CheckData, CheckSettings
+    from cryomend.restoration.report import ReportData, write_report
+
+    given = CheckData(raw, tilts, tilt_angles, alignment, reconstruction, even, odd, even_restored,
+                      odd_restored, confidence)  # fmt: skip
+    how = CheckSettings(check, model=model, device=device, protein=protein.value, voxel_size=voxel_size,
+                        tilt_range=tilt_range)  # fmt: skip
+    shown = ReportData(truth, choose_areas(areas, areas_of), protein != truth_protein, checks,
+                       average_along_y, shlex.join(["cryomend", *sys.argv[1:]]))  # fmt: skip
+    with _progress_bar("checking") as show:
+        write_report(restored, output, given, how, shown, on_progress=show)
+
+
+# ---- benchmark ------------------------------------------------------------------------------------
+
+
+@app.command()
+def benchmark(
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="tiny, small, full, empiar-10045, empiar-10499, empiar-10678, empiar-10643, or a TOML file"
+        ),
+    ],
+    output: OutputFolder,
+    methods: Annotated[
+        str | None,
+        typer.Option(help="rows of the table methods, with commas between  [default: the recipe's]"),
+    ] = None,
+    table: Annotated[str, typer.Option(help="methods, noise or lambda")] = "methods",
+    data: Annotated[Path | None, typer.Option(help="folder of recorded data")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Compare methods on simulated or recorded data: tables, pictures and one HTML page; resumes."""
+    from cryomend.benchmark import BenchmarkOptions, run_benchmark
+
+    command = " ".join(["cryomend", *sys.argv[1:]])
+    options = BenchmarkOptions(methods, table, data, seed, device, command)
+    with _progress_bar("benchmark") as show:
+        lines = run_benchmark(recipe, output, options, on_progress=show)
+    typer.echo("\n".join(lines))
+    _print_notes([f"wrote {output / 'benchmark.html'}"])
 
 
 def main() -> None:

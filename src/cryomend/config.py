@@ -11,15 +11,24 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from cryomend.io import read_toml
+
 __all__ = [
+    "AblationConfig",
     "AcquisitionConfig",
+    "BenchmarkConfig",
     "ClutterConfig",
+    "DataSetTrainingConfig",
+    "EffortConfig",
+    "ExternalConfig",
     "FilamentConfig",
     "MembraneConfig",
     "NoiseConfig",
     "ProcessingConfig",
     "Recipe",
     "ReconstructionConfig",
+    "RecordedDataConfig",
+    "SimulatedDataConfig",
     "SimulationConfig",
     "SpecimenConfig",
     "StageConfig",
@@ -29,6 +38,7 @@ __all__ = [
     "dump_config",
     "find_preset",
     "list_mistakes",
+    "load_benchmark",
     "load_config",
     "load_recipe",
 ]
@@ -618,6 +628,134 @@ class Recipe(StageConfig):
     user: UserConfig = Field(default_factory=UserConfig, description="of training for given tilt series")
 
 
+_Db = Annotated[float, Field(ge=-60, le=60)]
+_Positives = Annotated[tuple[_Positive, ...], Field(min_length=1)]
+
+
+class EffortConfig(StageConfig):
+    """How long a learned method may train: whichever ends first."""
+
+    steps: int = Field(100_000, ge=1, description="optimiser steps at most")
+    seconds: float = Field(300.0, gt=0, description="wall clock at most, for each tomogram")
+
+
+class DataSetTrainingConfig(StageConfig):
+    """The row per-data-set of a benchmark: `cryomend train --for` on all its tilt series together."""
+
+    minutes: float = Field(20.0, gt=0, description="wall clock for noise and network, for all tomograms")
+    structures: tuple[str, ...] = Field(
+        (), description="of the specimen; those of the simulation, or procedural ones, if none"
+    )
+    membrane_structures: tuple[str, ...] = Field((), description="the same for those in membranes")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="of the recipe of `cryomend train --for`, as in its YAML"
+    )
+
+
+class AblationConfig(StageConfig):
+    """The tables noise and lambda of a benchmark: one small network a row, at equal effort."""
+
+    pairs: int = Field(40, ge=2, description="simulated for each kind of noise")
+    gaussian_db: tuple[_Db, ...] = Field(
+        (0.0, 2.0, 5.0, 10.0), description="signal to noise of the Gaussian rows in every tilt, dB"
+    )
+    lambdas: tuple[_NotNegative, ...] = Field(
+        (0.0, 0.1, 0.2, 1.0), min_length=1, description="lambda_recon of the rows of the table lambda"
+    )
+    noise_model: Literal["wgan", "spectral"] = Field(
+        "wgan", description="what learns the noise from the tilt series (or empty ones, where simulated)"
+    )
+    noise_minutes: float = Field(10.0, gt=0, description="longest learning of the noise, minutes")
+    patch: int = Field(32, ge=16, description="side of the noise patches, pixels")
+    recipe: Recipe = Field(default_factory=Recipe, description="of pairs and network; rows change it")
+
+
+class SimulatedDataConfig(StageConfig):
+    """Tomograms that a benchmark simulates, with their truth."""
+
+    kinds: tuple[str, ...] = Field((), description="of simulation.specimens, in this order; all if none")
+    repeats: int = Field(1, ge=1, description="tomograms of each kind")
+    shape: tuple[Side, Side, Side] | None = Field(
+        None, description="of all tomograms (Z, Y, X) in voxels; that of each kind if None"
+    )
+    seed: int = Field(700_000, ge=0, description="of the first tomogram; training counts from 0")
+    halves: Literal["frames", "tilts"] = Field(
+        "frames", description="what the halves are made of: half of the electrons each, or every other tilt"
+    )
+    structures: tuple[str, ...] = Field(
+        (), description="files, folders, PDB or EMDB identifiers; procedural ones of these seeds if none"
+    )
+    membrane_structures: tuple[str, ...] = Field((), description="the same for those in membranes")
+    blanks: int = Field(2, ge=1, description="tilt series of empty ice, from which noise is learned")
+    simulation: SimulationConfig = Field(
+        default_factory=SimulationConfig, description="specimens and microscope"
+    )
+
+
+class RecordedDataConfig(StageConfig):
+    """One tomogram of recorded data: patterns of files below the folder, the first that fits is taken."""
+
+    name: str = Field("tomogram", min_length=1, pattern=r"^[\w.-]+$", description="of the tomogram")
+    tilts: tuple[str, ...] = Field((), description="stack of the tilt series")
+    even: tuple[str, ...] = Field((), description="stack of its even frames, if there is one")
+    odd: tuple[str, ...] = Field((), description="stack of its odd frames")
+    frames: tuple[str, ...] = Field(
+        (), description=".mdoc whose SubFramePath names movies to sum instead of stacks, without alignment"
+    )
+    angles: tuple[str, ...] = Field((), description="tilt angles; the .mdoc's or the .aln's if none")
+    alignment: tuple[str, ...] = Field((), description=".xf or .aln; aligned already if none")
+    ctf: tuple[str, ...] = Field((), description="defocus file, for the deconvolution, if there is one")
+    thickness: int = Field(300, ge=16, description="NZ of the tomogram, voxels after binning")
+    areas: str | None = Field(None, description="published areas such as empiar-10045, or a TOML file")
+    reconstruction: ReconstructionConfig = Field(
+        default_factory=ReconstructionConfig, description="binning, pixel size, tilt offset, optics"
+    )
+
+
+class ExternalConfig(StageConfig):
+    """A program that the user has installed, as a row of a benchmark."""
+
+    command: str = Field(
+        "", description="template; {tomogram} {even} {odd} {tilts} {angles} {output} and others are filled in"
+    )
+    minutes: float | None = Field(None, gt=0, description="it is ended after so long; never if None")
+
+
+class BenchmarkConfig(StageConfig):
+    """A recipe of `cryomend benchmark`: data, methods, and how long each may take."""
+
+    title: str = Field("benchmark", description="heads the tables")
+    page: str = Field("", description="where recorded data come from")
+    folder: str | None = Field(None, description="of recorded data; --data replaces it")
+    simulated: SimulatedDataConfig | None = Field(None, description="data to simulate")
+    tomograms: tuple[RecordedDataConfig, ...] = Field((), description="recorded data")
+    methods: tuple[str, ...] = Field(
+        ("wbp", "sirt", "sart", "gaussian", "wiener", "two-stage", "deepdewedge", "fast", "best"),
+        min_length=1,
+        description="rows of the table methods",
+    )
+    sirt_iterations: int = Field(10, ge=1, description="of sirt")
+    sart_sweeps: int = Field(2, ge=1, description="of sart")
+    gaussian_sigma: float = Field(1.5, gt=0, description="of gaussian where there is no truth, voxels")
+    snr_falloffs: _Positives = Field(
+        (0.3, 0.6, 1.0, 1.5), description="of wiener, the best by truth; the one nearest to 1 without"
+    )
+    deconvolution_strengths: _Positives = Field(
+        (0.33, 0.67, 1.0), description="of wiener, the best by truth; the one nearest to 1 without"
+    )
+    two_stage: EffortConfig = Field(default_factory=EffortConfig, description="of two-stage")
+    deepdewedge: EffortConfig = Field(default_factory=EffortConfig, description="of deepdewedge")
+    per_data_set: DataSetTrainingConfig = Field(
+        default_factory=DataSetTrainingConfig, description="of per-data-set"
+    )
+    ablation: AblationConfig = Field(
+        default_factory=AblationConfig, description="of the tables noise and lambda"
+    )
+    external: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], ExternalConfig] = Field(
+        default_factory=dict, description="programs of the user by name"
+    )
+
+
 Model = TypeVar("Model", bound=StageConfig)
 
 
@@ -706,6 +844,28 @@ def load_recipe(path: str | Path | None, *bases: dict[str, Any]) -> Recipe:
     except ValidationError as error:
         if path is None:
             raise
+        raise ValidationError.from_exception_data(str(path), error.errors()) from None  # type: ignore[arg-type]
+
+
+def load_benchmark(path: Path) -> BenchmarkConfig:
+    """Read a recipe of a benchmark (TOML) over the one of its own folder that it names as its ``base``.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing, is no TOML or holds a key or value that the model refuses (pydantic names it
+        by its dotted path).
+    """
+    values = read_toml(path)
+    base = values.pop("base", None)
+    if base is not None:
+        below = read_toml(path.parent / str(base))
+        if "base" in below:
+            raise ValueError(f"{path.parent / str(base)}: a base has no base of its own; leave that out")
+        values = _merge(below, values)
+    try:
+        return BenchmarkConfig.model_validate(values)
+    except ValidationError as error:
         raise ValidationError.from_exception_data(str(path), error.errors()) from None  # type: ignore[arg-type]
 
 

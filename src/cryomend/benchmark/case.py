@@ -1,0 +1,184 @@
+"""One tomogram of a benchmark as every method sees it: files in a folder, and the facts beside them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cryomend.ctf import Optics
+from cryomend.evaluation import Areas, read_areas
+from cryomend.evaluation.areas import write_areas
+from cryomend.io import (
+    InputError,
+    read_stack,
+    read_volume,
+    write_json,
+    write_tilt_angles,
+    write_volume,
+)
+from cryomend.reconstruction import reconstruct_wbp
+
+__all__ = ["Case", "read_case", "standardise_tilts", "write_case"]
+
+_FACTS = "case.json"
+_STACKS = ("tilts", "first", "second")
+
+
+@dataclass(frozen=True)
+class Case:
+    """Data of one tomogram; protein is dark in everything but ``truth.mrc``.
+
+    The folder holds ``tilts.mrc`` (aligned tilts of zero mean and unit deviation), ``angles.tlt``,
+    ``whole.mrc``, ``even.mrc`` and ``odd.mrc`` (their WBP, and that of the halves), and where there are
+    any ``first.mrc`` and ``second.mrc`` (tilts of the even and odd frames, scaled like the whole),
+    ``truth.mrc`` (potential in V) and ``areas.toml``. ``source`` names the stack as recorded, its angles and
+    the binning, for `cryomend train --for`; ``digest`` changes with whatever the case was made from.
+    """
+
+    name: str
+    folder: Path
+    shape: tuple[int, int, int]
+    voxel_size: float
+    tilt_angles: NDArray[np.float64]
+    defocus_um: float | None
+    optics: Optics | None
+    source: Mapping[str, Any]
+    digest: str
+
+    @property
+    def tilt_range(self) -> tuple[float, float]:
+        """Extreme tilts, degrees."""
+        return float(self.tilt_angles.min()), float(self.tilt_angles.max())
+
+    def path(self, name: str) -> Path:
+        """File of a volume or stack."""
+        return self.folder / f"{name}.mrc"
+
+    def has(self, name: str) -> bool:
+        """Whether the case has such a volume or stack."""
+        return self.path(name).is_file()
+
+    def read(self, name: str) -> Tensor:
+        """Read a volume (Z, Y, X) or stack (tilt, Y, X)."""
+        return torch.from_numpy((read_stack if name in _STACKS else read_volume)(self.path(name)).data)
+
+    def truth(self) -> Tensor | None:
+        """The potential in V, if it is known."""
+        return self.read("truth") if self.has("truth") else None
+
+    def areas(self) -> Areas | None:
+        """Foreground and background areas, if there are any."""
+        path = self.folder / "areas.toml"
+        return read_areas(path) if path.is_file() else None
+
+
+def standardise_tilts(images: Tensor, like: Tensor | None = None) -> Tensor:
+    """Tilts (tilt, Y, X) of zero mean, over the deviation of each tilt of ``like`` (themselves if None)."""
+    std = (images if like is None else like).std(dim=(1, 2), keepdim=True)
+    return (images - images.mean(dim=(1, 2), keepdim=True)) / std.clamp(min=1e-12)
+
+
+def write_case(
+    folder: Path,
+    *,
+    tilts: Tensor,
+    halves: tuple[Tensor, Tensor] | None,
+    tilt_angles: NDArray[np.float64],
+    thickness: int,
+    facts: Mapping[str, Any],
+    truth: Tensor | None = None,
+    areas: Areas | None = None,
+) -> Case:
+    """Reconstruct and write a case; the facts come last, so that a case which has them is complete.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if it is not there.
+    tilts : Tensor, shape (tilt, Y, X)
+        Aligned images of zero mean, protein dark.
+    halves : tuple of two Tensor, or None
+        The same of the even and odd frames; without, the halves are every other tilt.
+    tilt_angles : array, shape (tilt,)
+        Degrees.
+    thickness : int
+        Planes of the tomogram.
+    facts : mapping
+        ``voxel_size`` in Å, ``defocus_um``, ``optics``, ``source``, ``digest``, and what else is to be kept.
+    truth : Tensor, shape (thickness, Y, X), optional
+        Potential in V.
+    areas : Areas, optional
+        To be scored.
+
+    Returns
+    -------
+    Case
+
+    Raises
+    ------
+    cryomend.io.InputError
+        If the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _FACTS).unlink(missing_ok=True)
+    size = float(facts["voxel_size"])
+    _write(folder / "tilts.mrc", tilts, size, stack=True)
+    write_tilt_angles(folder / "angles.tlt", tilt_angles)
+    _write(folder / "whole.mrc", reconstruct_wbp(tilts, tilt_angles, thickness=thickness), size)
+    if halves is None:
+        parts = [(tilts[i::2], tilt_angles[i::2]) for i in (0, 1)]
+    else:
+        parts = [(half, tilt_angles) for half in halves]
+        for name, half in zip(("first", "second"), halves, strict=True):
+            _write(folder / f"{name}.mrc", half, size, stack=True)
+    for name, (images, angles) in zip(("even", "odd"), parts, strict=True):
+        _write(folder / f"{name}.mrc", reconstruct_wbp(images, angles, thickness=thickness), size)
+    if truth is not None:
+        _write(folder / "truth.mrc", truth, size)
+    if areas is not None:
+        write_areas(folder / "areas.toml", areas)
+    optics = facts.get("optics")
+    shape = (thickness, *tilts.shape[1:])
+    write_json(
+        folder / _FACTS, {**facts, "shape": shape, "optics": None if optics is None else asdict(optics)}
+    )
+    return read_case(folder)
+
+
+def _write(path: Path, volume: Tensor, voxel_size: float, *, stack: bool = False) -> None:
+    write_volume(path, volume.cpu().numpy(), voxel_size=voxel_size, stack=stack)
+
+
+def read_case(folder: Path) -> Case:
+    """Read the facts of a case; its volumes are read when a method asks for them.
+
+    Raises
+    ------
+    cryomend.io.InputError
+        If the folder holds no complete case.
+    """
+    try:
+        facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+        angles = np.loadtxt(folder / "angles.tlt", ndmin=1)
+        optics = facts["optics"]
+        return Case(
+            folder.name,
+            folder,
+            tuple(facts["shape"]),
+            float(facts["voxel_size"]),
+            angles,
+            facts["defocus_um"],
+            None if optics is None else Optics(**optics),
+            facts["source"],
+            facts["digest"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder}: no complete case of a benchmark; delete it and run again") from error

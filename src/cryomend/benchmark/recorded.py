@@ -1,0 +1,255 @@
+"""Cases of recorded data: files found below a folder by the patterns of a recipe, aligned and binned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cryomend import __version__
+from cryomend.benchmark.case import Case, read_case, write_case
+from cryomend.benchmark.digest import digest_of, digest_of_files
+from cryomend.config import BenchmarkConfig, RecordedDataConfig
+from cryomend.evaluation import Areas, choose_areas
+from cryomend.evaluation.areas import require_inside
+from cryomend.io import (
+    InputError,
+    Volume,
+    find_tilt_angles,
+    open_stack,
+    read_defocus,
+    read_labels,
+    read_stack,
+    write_volume,
+)
+from cryomend.io.mdoc import read_mdoc_table
+from cryomend.reconstruction.prepare import Preparation, plan_preparation
+
+__all__ = ["prepare_cases", "sum_frames"]
+
+_FRAMES = (".mrc", ".mrcs", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class _Files:
+    """What was found of one tomogram."""
+
+    tilts: Path
+    even: Path | None
+    odd: Path | None
+    angles: Path | None
+    alignment: Path | None
+    ctf: Path | None
+    frames: Path | None
+
+
+def prepare_cases(config: BenchmarkConfig, folder: Path, data: Path | None) -> list[Case]:
+    """Prepare the tomograms of a recipe of recorded data; those that stand are left alone.
+
+    Parameters
+    ----------
+    config : BenchmarkConfig
+        The recipe; its ``folder`` holds the files unless ``data`` is given.
+    folder : Path
+        Where the folders of the cases go.
+    data : Path or None
+        Replaces the recipe's folder.
+
+    Returns
+    -------
+    list of Case
+
+    Raises
+    ------
+    cryomend.io.InputError
+        If the folder or a file is missing (what was looked for is named, and where the data come from), a
+        file cannot be used, or areas overlap or leave the tomogram.
+    """
+    where = data or (Path(config.folder) if config.folder else None)
+    page = f"; the data are at {config.page}" if config.page else ""
+    if where is None:
+        raise InputError(f"{config.title}: say where the files are with --data DIR{page}")
+    if not where.is_dir():
+        raise InputError(f"{where}: no such folder; give it with --data DIR{page}")
+    found = [(one, _find_files(one, where, page)) for one in config.tomograms]  # all, before any work
+    return [_prepare(one, files, folder / one.name) for one, files in found]
+
+
+def _find_files(config: RecordedDataConfig, where: Path, page: str) -> _Files:
+    """The files of a tomogram."""
+    tilts, movies = _first(where, config.tilts), None
+    if tilts is None:
+        tilts = movies = _first(where, config.frames)
+    if tilts is None:
+        looked = " or ".join([*config.tilts, *config.frames])
+        raise InputError(f"{where}: no tilt series of {config.name}; looked for {looked}{page}")
+    others = {}
+    for name in ("even", "odd", "angles", "alignment"):
+        patterns = getattr(config, name)
+        others[name] = _first(where, patterns)
+        if patterns and others[name] is None and name in ("angles", "alignment"):
+            raise InputError(f"{where}: no {name} of {config.name}; looked for {' or '.join(patterns)}{page}")
+    if (others["even"] is None) != (others["odd"] is None):
+        raise InputError(f"{where}: only one half of {config.name}; give both stacks or neither")
+    angles = others.pop("angles") or (find_tilt_angles(tilts) if movies is None else movies)
+    return _Files(tilts, angles=angles, ctf=_first(where, config.ctf), frames=movies, **others)
+
+
+def _first(where: Path, patterns: Sequence[str]) -> Path | None:
+    """The first file, by name, of the first pattern that fits."""
+    for pattern in patterns:
+        if found := sorted(path for path in where.glob(pattern) if path.is_file()):
+            return found[0]
+    return None
+
+
+def _prepare(config: RecordedDataConfig, files: _Files, folder: Path) -> Case:
+    """One case, unless it stands as it would be made."""
+    inputs = [path for path in vars(files).values() if path is not None]
+    digest = digest_of(__version__, config.model_dump(mode="json"), digest_of_files(inputs))
+    if (folder / "case.json").is_file() and (case := read_case(folder)).digest == digest:
+        return case
+    areas = _read_areas(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [path for path in (files.tilts, files.even, files.odd) if path is not None]
+    if files.frames is not None:
+        paths = list(sum_frames(files.frames, folder, config.reconstruction.pixel_size))
+    stacks = [open_stack(path, pixel_size=config.reconstruction.pixel_size) for path in paths]
+    plan = plan_preparation(
+        stacks[0],
+        config=config.reconstruction,
+        angles_path=files.angles,
+        alignment_path=files.alignment,
+        ctf_path=None,  # its phases are left: flipping them is no part of what is compared
+        dose_path=None,
+    )
+    if plan.pixel_size <= 0:
+        raise InputError(f"{paths[0]} has no pixel size; set reconstruction.pixel_size in the recipe")
+    if areas is not None:
+        _require_fitting(areas, (config.thickness, *plan.shape), config.name)
+    tilts, *halves = (_prepared(plan, stack, stacks[0]) for stack in stacks)
+    return write_case(
+        folder,
+        tilts=tilts,
+        halves=(halves[0], halves[1]) if halves else None,
+        tilt_angles=plan.tilt_angles,
+        thickness=config.thickness,
+        facts={
+            "voxel_size": plan.pixel_size,
+            "defocus_um": _defocus(config, files, plan),
+            "optics": plan.optics,
+            "source": {
+                "stack": str(paths[0].resolve()),
+                "angles": None if files.angles is None else str(files.angles.resolve()),
+                "bin": plan.bin,
+            },
+            "digest": digest,
+            "files": {name: str(path) for name, path in vars(files).items() if path is not None},
+        },
+        areas=areas,
+    )
+
+
+def _read_areas(config: RecordedDataConfig) -> Areas | None:
+    """The areas that a tomogram is scored in."""
+    if config.areas is None:
+        return None
+    is_file = config.areas.endswith(".toml")
+    return choose_areas(config.areas if is_file else None, None if is_file else config.areas)
+
+
+def _require_fitting(areas: Areas, shape: tuple[int, ...], name: str) -> None:
+    """Refuse areas that leave the tomogram, before an hour's work."""
+    try:
+        require_inside(areas, shape)
+    except ValueError as error:
+        raise InputError(
+            f"{name}: {error}; or correct thickness and reconstruction.bin in the recipe"
+        ) from None
+
+
+def _prepared(plan: Preparation, stack: Volume, like: Volume) -> Tensor:
+    """Images of a stack as they are back-projected, of zero mean."""
+    images = torch.stack(list(plan.prepare(stack, like, "cpu")))
+    return images - images.mean(dim=(1, 2), keepdim=True)
+
+
+def _defocus(config: RecordedDataConfig, files: _Files, plan: Preparation) -> float | None:
+    """Defocus of the smallest tilt, if it is known."""
+    if config.reconstruction.defocus_um is not None or files.ctf is None:
+        return config.reconstruction.defocus_um
+    values = read_defocus(files.ctf).defocus_um
+    flattest = int(np.abs(plan.tilt_angles).argmin())
+    if flattest >= len(values):
+        raise InputError(
+            f"{files.ctf} has {len(values)} rows, fewer than there are tilts; is it the right one?"
+        )
+    return float(values[flattest])
+
+
+def sum_frames(mdoc: Path, folder: Path, pixel_size: float | None) -> tuple[Path, Path, Path]:
+    """Sum the movies that an .mdoc names, all frames and the even and odd ones apart.
+
+    The frames are not aligned to each other: motion within an exposure stays in.
+
+    Parameters
+    ----------
+    mdoc : Path
+        Its SubFramePath names the movies, which are looked for beside it and in folders there.
+    folder : Path
+        Where the three stacks go.
+    pixel_size : float, optional
+        Å; the .mdoc's PixelSpacing if None.
+
+    Returns
+    -------
+    tuple of Path
+        Stacks of all, even and odd frames, one image per section of the .mdoc.
+
+    Raises
+    ------
+    cryomend.io.InputError
+        If the .mdoc or a movie is missing or cannot be used, or movies differ in size.
+    """
+    rows = read_mdoc_table(mdoc, needs=("TiltAngle", "SubFramePath"))
+    # such paths are those of the microscope's computer, with backslashes
+    names = [str(row["SubFramePath"]).replace("\\", "/").rsplit("/", 1)[-1] for row in rows]
+    size = pixel_size or float(rows[0].get("PixelSpacing") or 0.0)
+    sums: dict[str, list[Any]] = {"even": [], "odd": []}
+    for name in names:
+        movie = _read_movie(_find_movie(mdoc, name))
+        if len(movie) < 2:
+            raise InputError(f"{name} of {mdoc} has a single frame, so no halves; give stacks instead")
+        for start, half in enumerate(("even", "odd")):
+            sums[half].append(movie[start::2].sum(axis=0, dtype=np.float32))
+    shapes = {image.shape for image in sums["even"]}
+    if len(shapes) > 1:
+        raise InputError(f"{mdoc}: its movies have frames of different sizes; leave out the odd ones")
+    even, odd = (np.stack(sums[half]) for half in ("even", "odd"))
+    paths = tuple(folder / f"recorded{end}.mrc" for end in ("", "_EVN", "_ODD"))
+    for path, images in zip(paths, (even + odd, even, odd), strict=True):
+        write_volume(path, images, voxel_size=size, stack=True)
+    return paths[0], paths[1], paths[2]
+
+
+def _find_movie(mdoc: Path, name: str) -> Path:
+    """A movie beside its .mdoc, or in a folder there or next to that."""
+    for place in (mdoc.parent, mdoc.parent.parent):
+        for path in (place / name, *sorted(place.glob(f"*/{name}"))):
+            if path.is_file():
+                return path
+    raise InputError(f"{mdoc} names the movie {name}, which is not beside it nor in a folder there; fetch it")
+
+
+def _read_movie(path: Path) -> Any:
+    """Frames (frame, Y, X) of a movie."""
+    if path.suffix.lower() not in _FRAMES:
+        raise InputError(f"{path}: movies are read as MRC or TIFF; convert it first")
+    if path.suffix.lower().startswith(".tif"):
+        return read_labels(path)[0]
+    return read_stack(path).data

@@ -1,0 +1,71 @@
+"""Pictures show all rows and their areas, told apart by colour and by dashes; the page stands alone."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cryomend.benchmark.figures import draw_rows, write_page
+from cryomend.evaluation import Area, Areas
+
+FRONT = Area("s1", ((2, 6), (4, 14), (4, 14)))
+BACK = Area("b1", ((2, 6), (4, 14), (18, 28)))
+AREAS = Areas("x", (FRONT,), (BACK,))
+
+
+def picture(path, areas, **how) -> np.ndarray:
+    volumes = {name: np.zeros((8, 32, 32), np.float32) for name in ("one", "two")}
+    draw_rows(path, volumes, areas=areas, title="t", voxel_size=10.0, **how)
+    return np.asarray(Image.open(path).convert("RGB")).astype(int)
+
+
+def share(pixels, colour) -> int:
+    return int((np.abs(pixels - np.array(colour)).sum(axis=2) < 30).sum())
+
+
+def test_foreground_is_red_and_background_blue(tmp_path):
+    with_areas, without = (picture(tmp_path / f"{bool(a)}.png", a) for a in (AREAS, None))
+    red, blue = (215, 25, 28), (43, 108, 255)
+    assert share(with_areas, red) > 200
+    assert share(with_areas, blue) > 100
+    assert share(without, red) == share(without, blue) == 0
+
+
+def test_frames_differ_without_colour(tmp_path):
+    """The dashes leave gaps: along its frame the background has fewer dark pixels than the foreground."""
+    grey = picture(tmp_path / "a.png", AREAS)
+    red = np.abs(grey - np.array((215, 25, 28))).sum(axis=2) < 60
+    blue = np.abs(grey - np.array((43, 108, 255))).sum(axis=2) < 60
+    assert red.sum() > 1.2 * blue.sum()
+
+
+def test_xz_panels_are_flat(tmp_path):
+    full, flat = (picture(tmp_path / f"{x}.png", AREAS, only_xz=x) for x in (False, True))
+    assert flat.shape[1] == full.shape[1]
+    assert flat.shape[0] < 0.6 * full.shape[0]
+    assert share(flat, (215, 25, 28)) == 0
+
+
+def test_the_page_holds_tables_and_pictures_itself(tmp_path):
+    picture(tmp_path / "methods_a.png", AREAS)
+    table = {"title": "t & u", "heads": ["methods", "SSIM"], "rows": [["a<b", "0.1"]], "notes": ["n"],
+             "best": [[True]]}  # fmt: skip
+    (tmp_path / "table_methods.json").write_text(json.dumps(table))
+    page = write_page(tmp_path, ("methods", "noise")).read_text()
+    assert "data:image/png;base64," in page
+    assert "a&lt;b" in page and "t &amp; u" in page
+    assert "class='best'>0.1" in page
+    assert not any(word in page for word in ("http:", "https:", "src='methods", "<script", "<link"))
+
+
+@pytest.mark.parametrize("missing", ["methods", "noise"])
+def test_a_page_has_the_tables_that_stand(tmp_path, missing):
+    for name in {"methods", "noise"} - {missing}:
+        table = {"title": "t", "heads": [name, "SSIM"], "rows": [], "notes": [], "best": []}
+        (tmp_path / f"table_{name}.json").write_text(json.dumps(table))
+    page = write_page(tmp_path, ("methods", "noise")).read_text()
+    assert f"Table: {missing}" not in page
+    assert page.count("Table: ") == 1

@@ -1,0 +1,180 @@
+"""Recorded data: the recipes of the EMPIAR entries on small simulated data laid out as those."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from cryomend.benchmark.recipes import named_recipes, read_recipe
+from cryomend.benchmark.recorded import prepare_cases, sum_frames
+from cryomend.config import load_benchmark
+from cryomend.io import InputError, read_stack, write_mdoc, write_tilt_angles, write_volume
+from cryomend.projection import project_density
+
+ANGLES = np.arange(-48.0, 49.0, 12.0)
+SHAPE = (20, 32, 32)
+ENTRIES = ["empiar-10045", "empiar-10499", "empiar-10643", "empiar-10678"]
+
+
+def images(frames: int = 1) -> np.ndarray:
+    """Tilts (tilt, frame, Y, X) of a dark ball, every frame with noise of its own."""
+    z, y, x = np.meshgrid(*(np.arange(n) - n // 2 for n in SHAPE), indexing="ij")
+    ball = torch.from_numpy((z**2 + y**2 + x**2 < 36).astype(np.float32))
+    clean = -project_density(ball, ANGLES).numpy()
+    rng = np.random.default_rng(0)
+    return (100 + clean[:, None] + rng.normal(size=(len(ANGLES), frames, *SHAPE[1:]))).astype(np.float32)
+
+
+def lay_out_stack(folder, name="IS002_291013_005"):
+    """As EMPIAR-10045: an aligned .mrcs with its .tlt."""
+    place = folder / "data" / "ribosomes" / "Tomograms" / "05"
+    place.mkdir(parents=True)
+    write_volume(place / f"{name}.mrcs", images()[:, 0], voxel_size=2.17, stack=True)
+    write_tilt_angles(place / f"{name}.tlt", ANGLES)
+
+
+def lay_out_frames(folder, name="TS_05", ending=".mrc"):
+    """As EMPIAR-10499: movies, the .mdoc that names them by the microscope's paths, and an alignment."""
+    (folder / "data" / "frames").mkdir(parents=True)
+    mdoc = folder / "data" / f"{name}.mrc.mdoc"
+    write_mdoc(
+        mdoc, stack=folder / f"{name}.mrc", shape=SHAPE[1:], pixel_size=1.701, voltage_kv=300,
+        tilt_axis_angle=0, tilt_angles=ANGLES.tolist(), exposures=[3.0] * len(ANGLES),
+        prior=[3.0 * i for i in range(len(ANGLES))], places=list(range(len(ANGLES))), defocus_um=3.0,
+    )  # fmt: skip
+    text = ""
+    for i, section in enumerate(mdoc.read_text().split("[ZValue")):
+        text += (
+            section
+            if i == 0
+            else f"[ZValue{section.rstrip()}\nSubFramePath = X:\\run\\{name}_{i - 1}{ending}\n\n"
+        )
+    mdoc.write_text(text)
+    for i, movie in enumerate(images(frames=5)):
+        write_volume(folder / "data" / "frames" / f"{name}_{i}{ending}", movie, voxel_size=1.701, stack=True)
+    (folder / f"{name}.xf").write_text("1 0 0 1 0 0\n" * len(ANGLES))
+    return mdoc
+
+
+def scaled_down(name: str, **changes):
+    """A packaged recipe for the small data: thickness, binning and areas are those of the data."""
+    config = load_benchmark(named_recipes()[name])
+    (tomogram,) = config.tomograms
+    reconstruction = tomogram.reconstruction.model_copy(update={"bin": 1.0})
+    small = {"thickness": SHAPE[0], "areas": None, "reconstruction": reconstruction} | changes
+    return config.model_copy(update={"tomograms": (tomogram.model_copy(update=small),)})
+
+
+def ball_is_dark(case) -> bool:
+    whole = case.read("whole")
+    return bool(whole[8:13, 14:19, 14:19].mean() < whole.mean() - whole.std())
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_recipes_of_the_entries_name_their_page_and_areas(name):
+    config = read_recipe(name)
+    assert config.page.endswith(f"{name.upper()}/")
+    assert [tomogram.areas for tomogram in config.tomograms] == [name]
+
+
+def test_an_aligned_stack_becomes_a_case(tmp_path):
+    lay_out_stack(tmp_path / "10045")
+    (case,) = prepare_cases(scaled_down("empiar-10045"), tmp_path / "cases", tmp_path / "10045")
+    assert case.name == "IS002_291013_005"
+    assert case.shape == SHAPE
+    assert case.voxel_size == pytest.approx(2.17)
+    assert case.tilt_range == (-48.0, 48.0)
+    assert not case.has("first")
+    assert ball_is_dark(case)
+    before = case.path("whole").stat().st_mtime_ns
+    (again,) = prepare_cases(scaled_down("empiar-10045"), tmp_path / "cases", tmp_path / "10045")
+    assert again.path("whole").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("name", ENTRIES[1:])
+def test_movies_become_a_case_with_frame_halves(name, tmp_path):
+    lay_out_frames(tmp_path / "raw", "TS_05")
+    (case,) = prepare_cases(scaled_down(name), tmp_path / "cases", tmp_path / "raw")
+    assert case.has("first")
+    assert case.tilt_range == (-48.0, 48.0)
+    assert ball_is_dark(case)
+    torch.testing.assert_close(case.read("even") + case.read("odd"), case.read("whole"), atol=1e-4, rtol=1e-4)
+
+
+def test_binning_makes_voxels_larger(tmp_path):
+    lay_out_stack(tmp_path / "10045")
+    config = scaled_down("empiar-10045", thickness=16)
+    (tomogram,) = config.tomograms
+    binned = tomogram.reconstruction.model_copy(update={"bin": 2.0})
+    config = config.model_copy(
+        update={"tomograms": (tomogram.model_copy(update={"reconstruction": binned}),)}
+    )
+    (case,) = prepare_cases(config, tmp_path / "cases", tmp_path / "10045")
+    assert case.shape == (16, 16, 16)
+    assert case.voxel_size == pytest.approx(4.34)
+
+
+@pytest.mark.parametrize("ending", [".mrc", ".tif"])
+def test_sums_of_even_and_odd_frames_add_up_to_the_movie(tmp_path, ending):
+    mdoc = lay_out_frames(tmp_path, ending=".mrc")
+    frames = [read_stack(p).data for p in sorted((tmp_path / "data" / "frames").glob("*.mrc"))]
+    if ending == ".tif":
+        frames = [rewrite_as_tiff(p) for p in sorted((tmp_path / "data" / "frames").glob("*.mrc"))]
+        mdoc.write_text(mdoc.read_text().replace(".mrc\n", ".tif\n"))
+    stacks = [read_stack(p).data for p in sum_frames(mdoc, tmp_path, None)]
+    np.testing.assert_allclose(stacks[0], np.stack([f.sum(axis=0) for f in frames]), rtol=1e-5)
+    np.testing.assert_allclose(stacks[1], np.stack([f[::2].sum(axis=0) for f in frames]), rtol=1e-5)
+    np.testing.assert_allclose(stacks[1] + stacks[2], stacks[0], rtol=1e-5)
+
+
+def rewrite_as_tiff(path) -> np.ndarray:
+    from PIL import Image
+
+    frames = read_stack(path).data.round().astype(np.uint8)
+    pages = [Image.fromarray(frame) for frame in frames]
+    pages[0].save(path.with_suffix(".tif"), save_all=True, append_images=pages[1:])
+    path.unlink()
+    return frames.astype(np.float32)
+
+
+def test_what_is_missing_is_named_with_the_page(tmp_path):
+    config = scaled_down("empiar-10499")
+    with pytest.raises(InputError, match=r"say where the files are with --data DIR; the data are at https"):
+        prepare_cases(config, tmp_path / "cases", None)
+    with pytest.raises(InputError, match="no such folder; give it with --data DIR"):
+        prepare_cases(config, tmp_path / "cases", tmp_path / "no")
+    with pytest.raises(InputError, match=r"looked for \*\*/TS_05.st or .*TS_05.mrc.mdoc.*EMPIAR-10499/"):
+        prepare_cases(config, tmp_path / "cases", tmp_path)
+    lay_out_frames(tmp_path)
+    (tmp_path / "TS_05.xf").unlink()
+    with pytest.raises(InputError, match=r"no alignment of TS_05; looked for \*\*/TS_05.xf or"):
+        prepare_cases(config, tmp_path / "cases", tmp_path)
+    (tmp_path / "TS_05.xf").write_text("1 0 0 1 0 0\n" * len(ANGLES))
+    (tmp_path / "data" / "frames" / "TS_05_3.mrc").unlink()
+    with pytest.raises(InputError, match=r"names the movie TS_05_3.mrc, which is not beside it"):
+        prepare_cases(config, tmp_path / "cases", tmp_path)
+    assert not list((tmp_path / "cases").glob("*/case.json"))
+
+
+def test_half_a_pair_of_halves_is_refused(tmp_path):
+    lay_out_stack(tmp_path)
+    place = tmp_path / "data" / "ribosomes" / "Tomograms" / "05"
+    write_volume(place / "IS002_291013_005_EVN.mrcs", images()[:, 0], voxel_size=2.17, stack=True)
+    with pytest.raises(InputError, match="only one half of IS002_291013_005; give both stacks or neither"):
+        prepare_cases(scaled_down("empiar-10045"), tmp_path / "cases", tmp_path)
+
+
+def test_areas_that_leave_the_tomogram_or_overlap_are_refused_before_it_is_made(tmp_path):
+    lay_out_stack(tmp_path)
+    with pytest.raises(
+        InputError, match=r"area s1 .*or correct thickness and reconstruction.bin in the recipe"
+    ):
+        prepare_cases(scaled_down("empiar-10045", areas="empiar-10045"), tmp_path / "cases", tmp_path)
+    box = "z = [0, 5]\ny = [0, 5]\nx = [0, 5]\n"
+    (tmp_path / "a.toml").write_text(f"[foreground.s1]\n{box}[background.b1]\n{box}")
+    with pytest.raises(InputError, match="overlap"):
+        prepare_cases(
+            scaled_down("empiar-10045", areas=str(tmp_path / "a.toml")), tmp_path / "cases", tmp_path
+        )
+    assert not (tmp_path / "cases" / "IS002_291013_005" / "whole.mrc").exists()
