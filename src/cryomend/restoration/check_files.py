@@ -24,6 +24,7 @@ from cryomend.io import (
     check_writable,
     open_stack,
     open_volume,
+    read_sections,
     read_tilt_angles,
     read_volume,
 )
@@ -107,7 +108,7 @@ def evaluate_and_check(
         "voxel_size_angstrom": session.header.voxel_size,
     }
     if report is not None and data.raw is not None:
-        _write_report(report, session, checks, confidence)
+        _write_report(report, session, checks, confidence, result)
     return about | result | {"checks": [check.record() for check in checks], "notes": session.notes}
 
 
@@ -306,14 +307,21 @@ def _different(a: Tensor, b: Tensor, path_a: Path, path_b: Path) -> tuple[Tensor
 
 
 def _write_report(
-    report: Path, session: _Session, checks: list[Check], confidence: NDArray[np.float32] | None
+    report: Path,
+    session: _Session,
+    checks: list[Check],
+    confidence: NDArray[np.float32] | None,
+    scores: dict[str, Any],
 ) -> None:
-    """Write the page of the tomogram before and after, with the checks."""
+    """Write the page of the tomogram before and after, with the scores and the checks."""
     from cryomend.evaluation.report import write_restoration_report  # brings matplotlib
 
     data, raw = session.data, session.data.raw
     assert raw is not None
-    read = [read_volume(path, voxel_size=session.settings.voxel_size) for path in (raw, session.path)]
+    opened = [open_volume(path, voxel_size=session.settings.voxel_size) for path in (raw, session.path)]
+    for volume in opened:
+        for _ in read_sections(volume):  # refuses voxels that are not finite
+            pass
     names = {"Restored volume": session.path, "Raw volume": raw, "Tilt series": data.tilts}
     names |= {"Even half": data.even, "Odd half": data.odd, "Confidence": data.confidence}
     provenance = {name: str(path) for name, path in names.items() if path is not None}
@@ -323,11 +331,12 @@ def _write_report(
     provenance["Page written by"] = f"cryomend {__version__}"
     write_restoration_report(
         report,
-        before=read[0].data,
-        after=read[1].data,
+        before=opened[0].data,
+        after=opened[1].data,
         voxel_size=session.header.voxel_size,
         tilt_range=session.tilt_range,
         provenance=provenance,
         checks=checks,
         confidence=confidence,
+        scores={"After": scores} if "truth" in scores or "areas" in scores else None,
     )

@@ -38,12 +38,14 @@ def restore_tiles(
     """Apply a function to overlapping tiles and blend the results.
 
     Tiles stand on a grid that goes through ``origin``: wherever a volume begins, the tiles inside it lie on
-    its content in the same way if the origin is a place of the content. The first and the last of an axis
-    begin a multiple of ``multiple`` voxels from that grid, so that the lattices of pooling networks coincide;
-    what they have beyond the volume is its mirror image, for a network takes a step to a flat border for
-    something that is there. Neighbours share ``overlap`` voxels or more: the outer quarter
-    of each side, where a network lacks context, is dropped, and a squared-sine ramp over the middle half
-    leads from one to the other. The weights of all tiles sum to one, so tiling the identity is the identity.
+    its content in the same way if the origin is a place of the content. The first and the last of an axis,
+    and all of one that is at most two tiles long, hold on to the faces; they begin a multiple of ``multiple``
+    voxels from that grid, so that the lattices of pooling networks coincide. What they have beyond the volume
+    is its mirror image, for a network takes a step to a flat border for something that is there.
+
+    Neighbours share ``overlap`` voxels or more: the outer quarter of each side, where a network lacks context,
+    is dropped, and a squared-sine ramp over the middle half leads from one to the other. The weights of all
+    tiles sum to one, so tiling the identity is the identity.
 
     Parameters
     ----------
@@ -148,6 +150,9 @@ def _place(n: int, tile: int, overlap: int, multiple: int, origin: int) -> tuple
     last = first + box - tile
     unit = multiple if tile - overlap >= multiple else 1
     step = max((tile - overlap) // unit * unit, 1)
+    if n <= 2 * tile:  # all of it is near a face, and tiles hold on to these: as few as will do
+        count = 1 + math.ceil((last - first) / step)
+        return tile, [first + i * ((last - first) // unit) // (count - 1) * unit for i in range(count)]
     inner = range(first + ((origin - first) % step or step), last, step)
     return tile, [first, *inner, last]
 
