@@ -43,8 +43,8 @@ def restore_tiles(
     voxels from that grid, so that the lattices of pooling networks coincide. What they have beyond the volume
     is its mirror image, for a network takes a step to a flat border for something that is there.
 
-    Neighbours share ``overlap`` voxels or more: the outer quarter of each side, where a network lacks context,
-    is dropped, and a squared-sine ramp over the middle half leads from one to the other. The weights of all
+    Neighbours share ``overlap`` voxels or more: the outer quarter of each side, where a network lacks
+    context, is dropped, and a squared-sine ramp over the middle half leads to the other. The weights of all
     tiles sum to one, so tiling the identity is the identity.
 
     Parameters
