@@ -649,17 +649,15 @@ def evaluate(
     ] = None,
 ) -> None:
     """Score a volume against a truth or over areas, and check it on the data that it came from."""
-    from cryomend.evaluation import PickSettings, choose_areas
-    from cryomend.io import check_writable
+    from cryomend.evaluation import choose_areas
     from cryomend.restoration.check_files import CheckData, CheckSettings, evaluate_and_check
 
     given = CheckData(raw, tilts, tilt_angles, alignment, reconstruction, even, odd, even_restored,
                       odd_restored, confidence)  # fmt: skip
     how = CheckSettings(check, hold_out, band, model, device, protein.value, voxel_size, tilt_range)
-    picks = PickSettings(species, template_diameter, angular_step, tilt_range, protein.value, voxel_size)
-    check_writable(json)
+    pick = template, particles, species, template_diameter, angular_step
     with _progress_bar("checking") as show:
-        further = _further_scores(volume, raw, half, template, particles, picks, device, show)
+        further = _further_scores(json, volume, raw, half, pick, how, show)
         result = further | evaluate_and_check(
             volume, given, how, truth_path=truth, areas=choose_areas(areas, areas_of), alone=not further,
             negate=protein != truth_protein, report=report, on_progress=show,
@@ -668,32 +666,37 @@ def evaluate(
 
 
 def _further_scores(
+    json: Path,
     volume: Path,
     raw: Path | None,
     half: Path | None,
-    template: str | None,
-    particles: Path | None,
-    picks: Any,
-    device: str,
+    pick: tuple[str | None, Path | None, str | None, float | None, float | None],
+    how: Any,
     show: Callable[[float, str], None],
 ) -> dict[str, Any]:
-    """Score a volume against the other half, and by looking for a template; empty if nothing is asked."""
-    from cryomend.evaluation import Template, evaluate_half_files, score_picking_files
-    from cryomend.io import open_volume
+    """Score a volume against the other half, and by looking for a template; empty if nothing is asked.
+
+    Before any work it sees that the result can be written.
+    """
+    from cryomend.evaluation import PickSettings, Template, evaluate_half_files, score_picking_files
+    from cryomend.io import check_writable, open_volume
     from cryomend.restoration.predict import choose_device
     from cryomend.specimen import load_structure
     from cryomend.specimen.macromolecule import potential_grid
 
-    further = evaluate_half_files(volume, half, tilt_range=picks.tilt_range, voxel_size=picks.voxel_size)
+    check_writable(json)
+    template, particles, species, diameter, step = pick
+    settings = PickSettings(species, diameter, step, how.tilt_range, how.protein, how.voxel_size)
+    further = evaluate_half_files(volume, half, tilt_range=how.tilt_range, voxel_size=how.voxel_size)
     looked_for = None
     if template is not None:
         molecule = load_structure(template)
         # half a voxel, and as much blur, so that it can be interpolated in every pose
-        spacing = open_volume(volume, voxel_size=picks.voxel_size).voxel_size / 2
+        spacing = open_volume(volume, voxel_size=how.voxel_size).voxel_size / 2
         density = potential_grid(molecule, spacing=spacing, sigma=spacing)
         looked_for = Template(molecule.name, density, spacing, 2 * molecule.radius)
     return further | score_picking_files(
-        {"volume": volume, "raw": raw}, looked_for, particles, picks, device=choose_device(device),
+        {"volume": volume, "raw": raw}, looked_for, particles, settings, device=choose_device(how.device),
         on_progress=show,
     )  # fmt: skip
 

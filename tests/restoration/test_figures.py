@@ -99,7 +99,6 @@ def test_a_flat_region_restored_by_best_has_no_lattice(borders):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="the released model leaves a lattice: 1.3 along Y, 2.0 along X")
 def test_a_flat_region_restored_by_the_released_model_has_no_lattice(borders, network):
     noise = torch.randn(64, 96, 96, generator=torch.Generator().manual_seed(1))
     assert all(
