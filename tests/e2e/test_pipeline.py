@@ -241,7 +241,8 @@ def test_every_command_works_with_only_what_it_requires(run):
     assert "crop of 64 voxels, 112 when rotated" in run("train pairs -o m.safetensors", code=2)
     assert "--truth TRUTH" in run("evaluate wbp.mrc --json e.json", code=2)
     write_volume("small.mrc", read_volume("wbp.mrc").data[24:72, :64, :64], voxel_size=VOXEL)
-    run("report small.mrc --raw small.mrc -o page.html")
+    run("areas suggest small.mrc -o suggested.toml")
+    run("report small.mrc -o page.html")
     assert "voxel size" in run("info small.mrc")
     assert Path(run("sample").strip()).is_file()
     if not bundled_models():
