@@ -20,27 +20,28 @@
   const volumes = {};
   const state = { at: [0, 0, 0], wipe: 50, show: data.before ? "wipe" : "after", cross: true, hatch: true };
 
-  /** Turn the pictures of the sections into one array of grey levels. */
-  async function unpack(pictures, type) {
+  /** Begin to load the pictures of the sections; the page's own load event waits for them. */
+  function load(pictures, type) {
+    return pictures.map((text) => {
+      const image = new Image();
+      image.src = `data:${type};base64,${text}`;
+      return image;
+    });
+  }
+
+  /** Turn loaded pictures into one array of grey levels. */
+  function unpack(images) {
     const levels = new Uint8Array(nz * ny * nx);
     const canvas = document.createElement("canvas");
     canvas.width = nx;
     canvas.height = ny;
     const context = canvas.getContext("2d", { willReadFrequently: true });
-    const decode = (text) => {
-      const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-      return createImageBitmap(new Blob([bytes], { type }), { colorSpaceConversion: "none" });
-    };
-    for (let first = 0; first < nz; first += 16) { // some at once, but never all of them unpacked
-      const images = await Promise.all(pictures.slice(first, first + 16).map(decode));
-      images.forEach((image, n) => {
-        context.drawImage(image, 0, 0);
-        image.close();
-        const pixels = context.getImageData(0, 0, nx, ny).data;
-        const start = (first + n) * ny * nx;
-        for (let i = 0; i < ny * nx; i += 1) levels[start + i] = pixels[4 * i];
-      });
-    }
+    images.forEach((image, z) => {
+      context.drawImage(image, 0, 0);
+      const pixels = context.getImageData(0, 0, nx, ny).data;
+      for (let i = 0, start = z * ny * nx; i < ny * nx; i += 1) levels[start + i] = pixels[4 * i];
+      images[z] = null; // never all of them unpacked
+    });
     return levels;
   }
 
@@ -247,7 +248,7 @@
     });
   }
 
-  async function start() {
+  function start() {
     for (const [name, view] of Object.entries(VIEWS)) {
       const size = [data.shape[view.across], data.shape[view.down]];
       for (const [kind, factor] of [["canvas", 1], ["hatch", LARGE]]) {
@@ -256,9 +257,15 @@
       }
     }
     section.hidden = false;
-    volumes.after = await unpack(data.after, data.type);
-    if (data.before) volumes.before = await unpack(data.before, data.type);
-    if (data.doubtful) volumes.doubtful = await unpack(data.doubtful, "image/png");
+    const types = { after: data.type, before: data.type, doubtful: "image/png" };
+    const loading = Object.entries(types).filter(([name]) => data[name]);
+    const images = Object.fromEntries(loading.map(([name, type]) => [name, load(data[name], type)]));
+    // at once when all are there, so that the first picture of the page is complete
+    addEventListener("load", () => attempt(() => finish(images)), { once: true });
+  }
+
+  function finish(images) {
+    for (const [name, pictures] of Object.entries(images)) volumes[name] = unpack(pictures);
     state.at = data.file.map((n) => Math.floor(n / 2));
     follow();
     listen();
@@ -268,7 +275,13 @@
     section.dataset.ready = "1";
   }
 
-  start().catch((error) => {
-    find("loading").textContent = `The slices cannot be shown in this browser: ${error.message}`;
-  });
+  function attempt(work) {
+    try {
+      work();
+    } catch (error) {
+      find("loading").textContent = `The slices cannot be shown in this browser: ${error.message}`;
+    }
+  }
+
+  attempt(start);
 })();
