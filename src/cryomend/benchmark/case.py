@@ -128,13 +128,17 @@ def write_case(
         If the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / _FACTS).unlink(missing_ok=True)
+    for name in (_FACTS, "first.mrc", "second.mrc", "truth.mrc", "areas.toml"):  # of a case that stood here
+        (folder / name).unlink(missing_ok=True)
     size = float(facts["voxel_size"])
     _write(folder / "tilts.mrc", tilts, size, stack=True)
     write_tilt_angles(folder / "angles.tlt", tilt_angles)
     _write(folder / "whole.mrc", reconstruct_wbp(tilts, tilt_angles, thickness=thickness), size)
     if halves is None:
-        parts = [(tilts[i::2], tilt_angles[i::2]) for i in (0, 1)]
+        order = np.argsort(
+            tilt_angles, kind="stable"
+        )  # stacks in the order of recording would give two sides
+        parts = [(tilts[torch.from_numpy(order[i::2])], tilt_angles[order[i::2]]) for i in (0, 1)]
     else:
         parts = [(half, tilt_angles) for half in halves]
         for name, half in zip(("first", "second"), halves, strict=True):

@@ -111,6 +111,8 @@ def _first(where: Path, patterns: Sequence[str]) -> Path | None:
 def _prepare(config: RecordedDataConfig, files: _Files, folder: Path) -> Case:
     """One case, unless it stands as it would be made."""
     inputs = [path for path in vars(files).values() if path is not None]
+    if config.areas and Path(config.areas).is_file():
+        inputs.append(Path(config.areas))
     digest = digest_of(__version__, config.model_dump(mode="json"), digest_of_files(inputs))
     if (folder / "case.json").is_file() and (case := read_case(folder)).digest == digest:
         return case
@@ -181,8 +183,8 @@ def _prepared(plan: Preparation, stack: Volume, like: Volume) -> Tensor:
 
 def _defocus(config: RecordedDataConfig, files: _Files, plan: Preparation) -> float | None:
     """Defocus of the smallest tilt, if it is known."""
-    if config.reconstruction.defocus_um is not None or files.ctf is None:
-        return config.reconstruction.defocus_um
+    if files.ctf is None:
+        return config.reconstruction.defocus_um  # nominal
     values = read_defocus(files.ctf).defocus_um
     flattest = int(np.abs(plan.tilt_angles).argmin())
     if flattest >= len(values):

@@ -106,8 +106,9 @@ def run_benchmark(
     (output / "rows").mkdir(parents=True, exist_ok=True)
     write_json(output / "recipe.json", {"version": __version__, **config.model_dump(mode="json")})
     plan = _Planner(config, output, cases, options, str(device))
-    planned = [plan.method(name) for name in methods]
-    if options.table != "methods":
+    if options.table == "methods":
+        planned = [plan.method(name) for name in methods]
+    else:
         variants = (noise_variants if options.table == "noise" else lambda_variants)(config.ablation)
         planned = [plan.variant(label, variant) for label, variant in variants.items()]
     rows = _run_rows(planned, on_progress)
@@ -147,7 +148,11 @@ class _Planner:
     def variant(self, label: str, variant: Variant) -> _Planned:
         """The row of a network trained in one way."""
         ablation, fits = self.config.ablation, list[Job]()
-        made = digest_of(ablation.pairs, ablation.recipe.simulation.model_dump(mode="json"), variant.pairs)
+        simulation = ablation.recipe.simulation.model_dump(mode="json")
+        # a folder of pairs is trained on as a whole: no two runs may put theirs into one
+        made = digest_of(
+            __version__, self.options.seed, self.device, ablation.pairs, simulation, variant.pairs
+        )
         noise = None
         if variant.learned is not None:
             fits.append(self._job("noise", "noise", *self._noise()))
@@ -270,6 +275,8 @@ def _run_job(job: Job, on_progress: Progress) -> dict[str, Any]:
             raise
         finally:
             code = child.wait()
+            with suppress(ProcessLookupError, PermissionError):  # what a program of the user's left running
+                os.killpg(child.pid, signal.SIGKILL)
             for pipe in (child.stdin, child.stdout):
                 if pipe is not None:
                     pipe.close()

@@ -157,7 +157,9 @@ def record_blanks(config: SimulatedDataConfig, folder: Path) -> list[tuple[Path,
             config.simulation.acquisition, rng, thickness=0.8 * shape[0] * first.voxel_size,
             tilts=len(angles), pixel_size=first.voxel_size,
         )  # fmt: skip
-        generator = torch.Generator().manual_seed(config.seed + number)
+        # of no tomogram that is scored: those have the seeds that follow the recipe's
+        own = np.random.default_rng([config.seed, _BLANK_BRANCH, number, 1]).integers(2**62)
+        generator = torch.Generator().manual_seed(int(own))
         images = acquire_tilt_series(
             torch.zeros(shape), angles, pixel_size=first.voxel_size, exposure=exposure, generator=generator
         )

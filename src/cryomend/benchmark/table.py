@@ -96,6 +96,8 @@ def mean_scores(row: Row) -> dict[str, float | None]:
             continue
         records = [*row.finished, *row.fits] if column.head.endswith("GiB") else row.finished
         values = [v for record in records if (v := column.value(record)) is not None]
+        if column.better and len(values) < len(row.finished):
+            values = []  # a mean over the easy tomograms would win
         combine = np.max if column.head.endswith("GiB") else np.mean
         means[column.head] = float(combine(values)) if values else None
     return means

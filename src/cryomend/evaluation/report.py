@@ -33,11 +33,13 @@ from cryomend.evaluation.figures import (
     signed,
 )
 from cryomend.evaluation.fsc import fourier_shell_correlation, shell_resolution
+from cryomend.evaluation.halves import require_different
 from cryomend.evaluation.page import fill_page
 from cryomend.evaluation.scores import checks_of
 from cryomend.evaluation.slices import pack_volumes
 from cryomend.evaluation.verdict import Check
 from cryomend.io import (
+    InputError,
     Volume,
     atomic_path,
     check_writable,
@@ -263,6 +265,11 @@ def _correlate_halves(
     for volume in read:
         require_matching(restored, volume)
     data = [torch.from_numpy(volume.data) for volume in read]
+    for i, j in ((0, 1), (2, 1), (3, 0))[: len(data) - 1]:
+        try:
+            require_different(data[i], data[j])
+        except ValueError as error:
+            raise InputError(f"{paths[i]} and {paths[j]}: {error}") from None
     found = {"raw, raw": fourier_shell_correlation(data[0], data[1])}
     if len(data) == 4:
         crossed = [fourier_shell_correlation(data[i], data[j]) for i, j in ((2, 1), (3, 0))]
