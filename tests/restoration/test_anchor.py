@@ -53,7 +53,20 @@ def test_of_equal_voxels_the_surroundings_decide_wherever_they_lie(noise):
     assert anchor(np.roll(noise, -5, axis=2)) == (20, 30, 35)
 
 
-def test_a_saturated_volume_of_bytes_has_one_as_well():
-    stored = np.random.default_rng(1).integers(-128, 128, (16, 32, 32)).astype(np.float32)
-    place = anchor(stored)
-    assert abs(stored[place]) >= 127 and place == anchor(stored)
+def test_a_saturated_volume_of_bytes_has_one_that_goes_with_the_content():
+    stored = np.random.default_rng(1).integers(-128, 128, (40, 96, 96)).astype(np.float32)
+    z, y, x = anchor(stored)
+    assert abs(stored[z, y, x]) >= 127
+    assert anchor(np.roll(stored, (1, -2, 1), (0, 1, 2))) == (z + 1, y - 2, x + 1)
+
+
+def test_what_was_filled_in_has_no_say(noise):
+    tomogram = np.tile(noise, (1, 2, 2))[:, :, :150] + 128
+    tomogram[20, 100, 100] = 140
+    tomogram[:, :60] = 0  # as a rotation leaves it
+    assert anchor(tomogram, mean=128.0) == (20, 100, 100)
+    assert anchor(tomogram[:, 3:, 5:], mean=128.0) == (20, 97, 95)
+
+
+def test_a_flat_volume_gives_the_first_voxel():
+    assert anchor(np.full((16, 16, 16), 3.0, np.float32), mean=1.0) == (0, 0, 0)

@@ -280,3 +280,20 @@ def test_halves_of_other_shapes_are_refused():
 def test_constant_tomogram_has_no_noise_to_measure():
     with pytest.raises(ValueError, match="constant"):
         weight_from_tomogram(torch.ones(16, 16, 16), tilt_range=RANGE)
+
+
+def test_the_place_of_the_specimen_in_a_thin_slab_does_not_matter():
+    noise = torch.randn(24, 96, 96, generator=torch.Generator().manual_seed(0))
+    signal = torch.nn.functional.avg_pool3d(
+        torch.randn(1, 24, 96, 96, generator=torch.Generator().manual_seed(1)), 5, 1, 2
+    )[0]
+    signal[:, 48:] = 0
+    tomogram = noise + 8 * signal
+    here, there = (weight_from_tomogram(v, tilt_range=(-60, 60)).values for v in (tomogram, tomogram.flip(1)))
+    assert here[1] > 0.3
+    torch.testing.assert_close(here, there, rtol=0, atol=0.1)
+
+
+def test_an_end_of_the_range_at_90_degrees_leaves_the_weight_symmetric():
+    weight = measured_weight((8, 8, 8), tilt_range=(-60, 90))[:, 0, 0]
+    torch.testing.assert_close(weight, weight.roll(-1).flip(0))

@@ -164,3 +164,16 @@ def test_another_error_of_the_network_is_not_taken_for_lack_of_memory():
             np.empty_like(tomogram), tomogram, Engine(Broken()), mean_std=(0.0, 1.0), say=said.append
         )
     assert len(said) == 1 and said[0].startswith("1 x 1 x 1 tiles of 48 x 16 x 16 voxels (")
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"tile": 20}, "multiple of 16"),
+        ({"tile": 0}, "multiple of 16"),
+        ({"tile": 32, "overlap": -8}, "from 0 to half the tile"),
+    ],
+)
+def test_tiles_that_do_not_fit_the_network_are_refused(tomogram, how, said):
+    with pytest.raises(ValueError, match=said):
+        restore_tomogram(tomogram, Recorder(), **how)

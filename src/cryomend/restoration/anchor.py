@@ -27,8 +27,9 @@ def find_anchor(
 ) -> tuple[int, int, int]:
     """Find the voxel of a volume that is farthest from its mean.
 
-    The faces do not count: 16 voxels, or an eighth of a short axis. Of several equal voxels, as in data of
-    8 bits, the one is taken whose surroundings in its section are farthest on the same side.
+    The faces do not count (16 voxels, or an eighth of a short axis), nor what is flat along X. Of several equal
+    voxels, as in data of 8 bits, the one is taken whose surroundings in its section are farthest on the same
+    side.
 
     Parameters
     ----------
@@ -57,11 +58,15 @@ def _more_extreme(
     best: _Found, section: NDArray[np.float32], mean: float, corner: tuple[int, int, int]
 ) -> _Found:
     """Give the most extreme of what was found before and of a section whose first voxel is ``corner``."""
-    for sign, extreme in ((1, section.max()), (-1, section.min())):
+    live = np.zeros(section.shape, dtype=bool)  # what is flat was filled in, and has no places to tell
+    live[:, 1:] = section[:, 1:] != section[:, :-1]
+    if not live.any():
+        return best
+    for sign, extreme in ((1, section[live].max()), (-1, section[live].min())):
         deviation = sign * (float(extreme) - mean)
         if deviation < best[0] or deviation <= 0:
             continue
-        for y, x in np.argwhere(section == extreme)[:_MOST_EQUALS]:
+        for y, x in np.argwhere(live & (section == extreme))[:_MOST_EQUALS]:
             around = section[max(y - _REACH, 0) : y + _REACH + 1, max(x - _REACH, 0) : x + _REACH + 1]
             place = corner[0], corner[1] + int(y), corner[2] + int(x)
             best = max(best, (deviation, sign * (float(around.mean(dtype=np.float64)) - mean), place))

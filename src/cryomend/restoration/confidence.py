@@ -30,6 +30,7 @@ from cryomend.network.mirror import MIRRORS, MirroredNetwork
 from cryomend.restoration.anchor import find_anchor
 from cryomend.restoration.engine import Engine
 from cryomend.restoration.predict import restore_mapped
+from cryomend.restoration.spectrum import blocks
 from cryomend.restoration.standardise import robust_mean_std
 
 __all__ = [
@@ -138,6 +139,7 @@ def measure_disagreement_mapped(
     halves: tuple[Standard, Standard] | None = None,
     scratch: str | os.PathLike[str] | None = None,
     protein: str = "dark",
+    overlap: int | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Measure how far the answers of a network to one tomogram differ, voxel by voxel.
@@ -163,7 +165,7 @@ def measure_disagreement_mapped(
         The two halves of the data, of the shape of the whole and in any grey levels.
     scratch : path-like, optional
         Directory for two temporary volumes where halves are given; they are in memory if None.
-    protein, progress
+    protein, overlap, progress
         As `cryomend.restoration.restore_tomogram` takes them; the progress counts the passes of every tile.
 
     Raises
@@ -191,7 +193,7 @@ def measure_disagreement_mapped(
 
         restore_mapped(
             target, data.voxels, make_engine(model), mean_std=(data.mean, data.std), protein=protein,
-            origin=origin, progress=count,
+            overlap=overlap, origin=origin, progress=count,
         )  # fmt: skip
 
     restore(disagreement, tomogram, _Disagreement(inside), range(N_PASSES))
@@ -214,8 +216,7 @@ def _sections(volume: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
 
 def _finish(disagreement: NDArray[np.float32], tomogram: Standard, answers: list[Standard]) -> None:
     """Take the mean out that restoring puts in, and add what the answers to the halves say."""
-    for start in range(0, len(disagreement), _SECTIONS):
-        window = slice(start, min(start + _SECTIONS, len(disagreement)))
+    for window in blocks(len(disagreement), disagreement[0].nbytes):
         # restored = mean + sign * std * network, but a deviation has neither offset nor sign
         found = np.abs(disagreement[window].astype(np.float32) - np.float32(tomogram.mean))
         if answers:

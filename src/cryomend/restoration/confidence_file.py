@@ -41,6 +41,7 @@ def write_confidence(
     *,
     halves: Sequence[Volume] = (),
     protein: str,
+    overlap: int | None = None,
     network_shape: tuple[int, int, int] | None = None,
     progress: Callable[[int, int], None],
     say: Say,
@@ -63,6 +64,8 @@ def write_confidence(
         Tomograms of the two halves of the data, of the shape of the whole.
     protein : {"dark", "bright"}
         Contrast of the tomogram and of the halves.
+    overlap : int, optional
+        Voxels that neighbouring tiles share, as `cryomend.restoration.predict.restore_mapped` takes it.
     network_shape : tuple of int, optional
         Of `cryomend.restoration.resample.shape_for_network`, where the network wants another sampling.
     progress : callable
@@ -90,7 +93,7 @@ def write_confidence(
             given = [standardise_voxels(voxels) for voxels in data]
             measure_disagreement_mapped(
                 disagreement, given[0], model[0], make_engine, halves=_pair(given[1:]), scratch=path.parent,
-                protein=protein, progress=progress,
+                protein=protein, overlap=overlap, progress=progress,
             )  # fmt: skip
 
         _measure_at(sigma, [volume.data for volume in (opened, *halves)], measure, network_shape, path.parent)

@@ -107,6 +107,11 @@ class Engine:
         return _Place(torch.compile(placed, dynamic=False) if self._compile else placed, device, dtype)
 
     @property
+    def in_use(self) -> list[torch.device]:
+        """The devices, the CPU in the place of one that was lost."""
+        return [place.device for place in self._places]
+
+    @property
     def where(self) -> str:
         """The devices in one word."""
         return ",".join(map(str, self.devices))

@@ -85,11 +85,12 @@ class Setting:
         return self.make_engine(self.network)
 
     def make_engine(self, network: nn.Module) -> Engine:
-        """Put a network on the devices."""
-        work = self.work
+        """Put a network on the devices that still answer."""
+        work, made = self.work, self.__dict__.get("engine")
         return Engine(
-            network, self.devices, precision=work.precision, compile_network=work.compile_network,
-            on_device_loss=work.on_device_loss, jobs=work.jobs,
+            network, self.devices if made is None else made.in_use, precision=work.precision,
+            compile_network=work.compile_network, on_device_loss=work.on_device_loss, jobs=work.jobs,
+            say=None if made is None else made.say,
         )  # fmt: skip
 
     @property
@@ -190,7 +191,8 @@ def _restore_and_join(
                 write_confidence(
                     options.confidence, opened, answer, (setting.network, setting.metadata),
                     setting.make_engine, halves=open_halves(*halves, opened) if halves else (),
-                    protein=setting.protein, network_shape=known[0] if known else None,
+                    protein=setting.protein, overlap=setting.work.overlap,
+                    network_shape=known[0] if known else None,
                     progress=progress, say=say,
                 )  # fmt: skip
 
@@ -247,12 +249,15 @@ def is_done(job: Job, setting: Setting) -> bool:
     """Tell whether the result is there already, complete and made by the same model and options.
 
     Results appear under their name only when complete. One older than its tomogram is none. The model is
-    told by the label in the header; of files whose ten labels are all taken, the shape must do.
+    told by the label in the header; where the ten labels of the tomogram left no room, the shape must do.
     """
     try:
         there = open_volume(job.target, voxel_size=1.0)
-        if job.target.stat().st_mtime < job.source.stat().st_mtime:
+        changed = job.source.stat().st_mtime
+        beside = [path for path in (setting.report, setting.options.confidence) if path is not None]
+        if any(path.stat().st_mtime < changed for path in (job.target, *beside)):
             return False
+        no_room = len(open_volume(job.source, voxel_size=1.0).labels) == 10
     except (InputError, OSError):
         return False
     wanted = setting.label.encode("ascii", "replace").decode()
@@ -260,9 +265,7 @@ def is_done(job: Job, setting: Setting) -> bool:
     last = ours[-1] if ours else ""  # a tomogram may have been restored before
     made_by = last.split(" ", 2)[-1]
     cut = len(last) == _LABEL_LENGTH and wanted.startswith(made_by)
-    beside = [path for path in (setting.report, setting.options.confidence) if path is not None]
-    complete = there.data.shape == job.shape and all(path.is_file() for path in beside)
-    return complete and (made_by == wanted or cut or len(there.labels) == 10)
+    return there.data.shape == job.shape and (made_by == wanted or cut or no_room)
 
 
 def _inside_90(tilt_range: tuple[float, float] | None) -> tuple[float, float] | None:

@@ -111,6 +111,8 @@ def measured_weight(
     kx = torch.fft.rfftfreq(shape[2], dtype=torch.float64, device=device)[None]
     ramp = min(softness, (high - low) / 2)
     weight, mate = (_angular_ramp(torch.atan2(sign * kz, kx), tilt_range, ramp) for sign in (1, -1))
+    # at kx = 0 both signs of kz are one and the same: an end of the range at 90 degrees measures both
+    weight[:, 0] = torch.maximum(weight[:, 0], mate[:, 0])
     if shape[0] % 2 == 0:  # the Nyquist frequency has both signs: the mean keeps the volume real
         weight[shape[0] // 2] = (weight[shape[0] // 2] + mate[shape[0] // 2]) / 2
     if shape[2] % 2 == 0:
@@ -268,6 +270,11 @@ def _cubes(volume: NDArray[Any], side: int) -> Iterator[Tensor]:
         release_pages(volume)
 
 
+def _distant(shell: int, shells: range) -> list[int]:
+    """Those of some shells into which a shell does not leak."""
+    return [other for other in shells if abs(other - shell) > _LEAK]
+
+
 def _weigh_blocks(powers: Tensor, modes: Tensor) -> Tensor:
     """Turn spectra (block, shell) and the modes of each shell into ``1 - noise / total`` (shell,)."""
     n_shells = powers.shape[1]
@@ -277,7 +284,8 @@ def _weigh_blocks(powers: Tensor, modes: Tensor) -> Tensor:
     weight = torch.full((n_shells,), math.nan)  # the window makes the mean of a block leak into shell 0
     for i in range(1, n_shells):
         # ranked by other shells, or noise that happens to be weak in this one would be chosen for it
-        others = [j for j in range(1, n_shells // 2 + 1) if abs(j - i) > _LEAK]
+        others = _distant(i, range(1, n_shells // 2 + 1)) or _distant(i, range(1, n_shells))
+        others = others or [j for j in range(1, n_shells) if j != i]
         chosen = loudness[:, others].sum(1).argsort()[:quiet]
         weight[i] = 1 - powers[chosen, i].mean() / powers[:, i].mean().clamp(min=1e-30)
     return _smooth(_fill_empty(weight)).clamp(0, 1)

@@ -43,7 +43,8 @@ class Options:
     @property
     def label(self) -> str:
         """What the header of the result says was done."""
-        return "restored" if self.keep is None else f"restored {_FLAGS[self.keep]}"
+        halves = " --even --odd" if self.keep == "measured" and self.even is not None else ""
+        return "restored" if self.keep is None else f"restored {_FLAGS[self.keep]}{halves}"
 
 
 def choose_options(

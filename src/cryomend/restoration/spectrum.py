@@ -150,7 +150,7 @@ def read_rows(volume: NDArray[Any], rows: slice) -> Tensor:
 def write_rows(volume: NDArray[Any], rows: slice, values: Tensor) -> None:
     """Write some rows of every section of a mapped volume."""
     part = values.numpy()
-    for slab in blocks(len(part), 4 * part[0].size * volume.shape[1] // part.shape[1]):
+    for slab in blocks(len(part), part[0].nbytes * volume.shape[1] // part.shape[1]):
         volume[slab, rows] = part[slab]
         release_pages(volume)
 

@@ -78,10 +78,6 @@ def restore_tiles(
     """
     if volume.ndim != 3:
         raise ValueError(f"need a volume (Z, Y, X), got shape {tuple(volume.shape)}")
-    if multiple < 1 or tile < 1 or tile % multiple:
-        raise ValueError(f"tile must be a positive multiple of {multiple}, got {tile}")
-    if not 0 <= overlap <= tile // 2:
-        raise ValueError(f"overlap must be from 0 to half the tile ({tile // 2}), got {overlap}")
     blended = torch.zeros_like(volume)
 
     def add(window: Window, part: Tensor) -> None:
@@ -123,6 +119,10 @@ def blend_tiles(
         Adds weighted voxels to the result, inside a window. Windows come in rows along X, slabs along Z, and
         always in the same order, so that sums round alike however many devices work.
     """
+    if multiple < 1 or tile < 1 or tile % multiple:
+        raise ValueError(f"tile must be a positive multiple of {multiple}, got {tile}")
+    if not 0 <= overlap <= tile // 2:
+        raise ValueError(f"overlap must be from 0 to half the tile ({tile // 2}), got {overlap}")
     axes = [_spans(n, tile, overlap, multiple, o) for n, o in zip(shape, origin, strict=True)]
     total = math.prod(len(spans) for spans in axes)
     tiles = (_cut(shape, spans, read) for spans in itertools.product(*axes))
@@ -194,12 +194,12 @@ def _normalised(window: Tensor, total: Tensor, start: int) -> Tensor:
 
 def _cut(shape: tuple[int, ...], spans: tuple[_Span, ...], read: Callable[[Window], Tensor]) -> Tensor:
     """Read one tile (1, 1, z, y, x), mirrored beyond the volume, of which no padded copy is made."""
-    part = read(_inside(shape, spans))
-    for axis, (span, n) in enumerate(zip(spans, part.shape, strict=True)):
-        if n < len(span.weights):
-            part = part.index_select(
-                axis, _mirrored(n, min(span.start, 0), len(span.weights)).to(part.device)
-            )
+    places = [_mirrored(n, span.start, len(span.weights)) for n, span in zip(shape, spans, strict=True)]
+    window = tuple(slice(int(place.min()), int(place.max()) + 1) for place in places)
+    part = read(window)
+    for axis, (place, read_from) in enumerate(zip(places, window, strict=True)):
+        if part.shape[axis] != len(place):
+            part = part.index_select(axis, (place - read_from.start).to(part.device))
     return part[None, None]
 
 
