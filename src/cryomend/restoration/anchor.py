@@ -27,9 +27,9 @@ def find_anchor(
 ) -> tuple[int, int, int]:
     """Find the voxel of a volume that is farthest from its mean.
 
-    The faces do not count (16 voxels, or an eighth of a short axis), nor what is flat along X. Of several equal
-    voxels, as in data of 8 bits, the one is taken whose surroundings in its section are farthest on the same
-    side.
+    The faces do not count (16 voxels, or an eighth of a short axis), nor what is flat along X. Of several
+    equal voxels, as in data of 8 bits, the one is taken whose surroundings in its section are farthest on the
+    same side.
 
     Parameters
     ----------
