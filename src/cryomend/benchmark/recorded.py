@@ -97,6 +97,9 @@ def _find_files(config: RecordedDataConfig, where: Path, page: str) -> _Files:
     if (others["even"] is None) != (others["odd"] is None):
         raise InputError(f"{where}: only one half of {config.name}; give both stacks or neither")
     angles = others.pop("angles") or (find_tilt_angles(tilts) if movies is None else movies)
+    aligned = others["alignment"]
+    if angles is None and (aligned is None or aligned.suffix != ".aln"):  # an .aln has angles of its own
+        angles = _first(where, config.frames)  # a stack of the user's own beside the .mdoc
     return _Files(tilts, angles=angles, ctf=_first(where, config.ctf), frames=movies, **others)
 
 
@@ -187,6 +190,8 @@ def _defocus(config: RecordedDataConfig, files: _Files, plan: Preparation) -> fl
         return config.reconstruction.defocus_um  # nominal
     values = read_defocus(files.ctf).defocus_um
     flattest = int(np.abs(plan.tilt_angles).argmin())
+    if len(values) != len(plan.sections):  # a row for every image of the stack, used or not
+        flattest = int(plan.sections[flattest])
     if flattest >= len(values):
         raise InputError(
             f"{files.ctf} has {len(values)} rows, fewer than there are tilts; is it the right one?"
