@@ -236,14 +236,20 @@ def is_alive(pid: int) -> bool:
     return state != "Z"
 
 
+def listen_to_interrupts():
+    """What a shell starts in the background ignores them, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_neither_an_interrupt_nor_a_kill_leaves_processes_or_half_files(tmp_path, how):
     script, folder = tmp_path / "run.py", tmp_path / "pairs"
     script.write_text(PROGRAM.format(here=str(Path(__file__).parent), folder=str(folder)))
     run = subprocess.Popen(
-        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-    )
+        [sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        preexec_fn=listen_to_interrupts,
+    )  # fmt: skip
     workers = [int(pid) for pid in run.stdout.readline().split()]
     assert workers and all(is_alive(pid) for pid in workers)
     if how == signal.SIGKILL:
