@@ -94,7 +94,7 @@ def compare(options: argparse.Namespace) -> None:
     for name in ("auto", "float32"):
         rate = tile.numel() / times[name]
         print(f"one tile of {side}³, {name:8} {rate / 1e6:8.3f} Mvox/s computed (spread {spread[name]:.0%})")
-    origin = find_anchor(volume.numpy(), shape=volume.shape, mean=float(volume.mean()))
+    origin = find_anchor(volume.numpy(), mean=float(volume.mean()))
     again, placed = overhead(tuple(volume.shape), side, network.multiple, [origin])
     small = volume.numel() / times["whole"]
     print(f"96 x 160 x 160 {placed:>17} {small / 1e6:8.3f} Mvox/s kept, {again:.1f} times the volume "

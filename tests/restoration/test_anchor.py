@@ -9,7 +9,7 @@ from cryomend.restoration.anchor import find_anchor
 
 
 def anchor(volume, mean=0.0):
-    return find_anchor(volume, shape=volume.shape, mean=mean)
+    return find_anchor(volume, mean=mean)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from torch import nn
 from cryomend.io import InputError
 from cryomend.network.mirror import MIRRORS, MirroredNetwork
 from cryomend.network.unet import RestorationUNet
-from cryomend.restoration import confidence
+from cryomend.restoration import confidence, standardise
 from cryomend.restoration.confidence import (
     N_PASSES,
     calibrate_disagreement,
@@ -183,7 +183,7 @@ def test_files_give_what_memory_gives(tomogram, tmp_path):
 def test_rows_from_all_over_a_volume_tell_its_mean_and_deviation(tomogram, monkeypatch):
     whole = standardise_voxels(tomogram.numpy())
     assert (whole.mean, whole.std) == pytest.approx((tomogram.mean().item(), tomogram.std().item()), rel=1e-3)
-    monkeypatch.setattr(confidence, "_SAMPLE", 8000)  # of 61440 voxels
+    monkeypatch.setattr(standardise, "_SAMPLE", 8000)  # of 61440 voxels
     some = standardise_voxels(tomogram.numpy())
     assert some.mean != whole.mean
     assert (some.mean, some.std) == pytest.approx((whole.mean, whole.std), rel=0.05)

@@ -8,10 +8,12 @@ doi:10.1109/CVPR46437.2021.00377.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cryomend.io import release_pages
 
 __all__ = ["find_anchor"]
 
@@ -22,9 +24,7 @@ _MOST_EQUALS = 4096  # candidates looked at in a section; of a saturated one the
 _Found = tuple[float, float, tuple[int, int, int]]  # deviation, that of the surroundings, place
 
 
-def find_anchor(
-    sections: Iterable[NDArray[np.float32]], *, shape: Sequence[int], mean: float
-) -> tuple[int, int, int]:
+def find_anchor(volume: NDArray[Any], *, mean: float) -> tuple[int, int, int]:
     """Find the voxel of a volume that is farthest from its mean.
 
     The faces do not count (16 voxels, or an eighth of a short axis), nor what is flat along X. Of several
@@ -33,10 +33,9 @@ def find_anchor(
 
     Parameters
     ----------
-    sections : iterable of array, shape (Y, X)
-        The volume along Z; seen once. Values that are not finite must not be among them.
-    shape : sequence of int
-        (Z, Y, X).
+    volume : array, shape (Z, Y, X)
+        Any real number format, memory-mapped or not; seen once, section by section. Values that are not
+        finite must not be among them.
     mean : float
         As `cryomend.restoration.standardise.stream_mean_std` finds it.
 
@@ -45,12 +44,13 @@ def find_anchor(
     (int, int, int)
         Its index (Z, Y, X); of a flat volume the first.
     """
-    margins = [min(_MARGIN, n // 8) for n in shape]
-    inside = tuple(slice(margin, n - margin) for margin, n in zip(margins, shape, strict=True))
+    margins = [min(_MARGIN, n // 8) for n in volume.shape]
+    _, y, x = (slice(margin, n - margin) for margin, n in zip(margins, volume.shape, strict=True))
     best: _Found = (0.0, 0.0, (0, 0, 0))
-    for z, section in enumerate(sections):
-        if inside[0].start <= z < inside[0].stop:
-            best = _more_extreme(best, section[inside[1:]], mean, (z, margins[1], margins[2]))
+    for z in range(margins[0], len(volume) - margins[0]):
+        section = np.asarray(volume[z, y, x], dtype=np.float32)
+        best = _more_extreme(best, section, mean, (z, margins[1], margins[2]))
+        release_pages(volume)
     return best[2]
 
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import resources
@@ -31,7 +31,7 @@ from cryomend.restoration.anchor import find_anchor
 from cryomend.restoration.engine import Engine
 from cryomend.restoration.predict import restore_mapped
 from cryomend.restoration.spectrum import blocks
-from cryomend.restoration.standardise import robust_mean_std
+from cryomend.restoration.standardise import robust_mean_std, sample_rows
 
 __all__ = [
     "N_PASSES",
@@ -54,7 +54,6 @@ _SHIFTS = ((0, 0, 0), (3, -3, 1), (-1, -2, -3), (2, 3, 1), (3, 1, 2), (-3, -1, -
 N_PASSES = len(MIRRORS)
 _SMOOTHING = 5  # voxels a side: the deviation of eight numbers alone is uncertain by a quarter
 _SECTIONS = 16  # at a time; a few tens of MiB
-_SAMPLE = 2**22  # voxels: tell mean and deviation to one in a thousand
 _TABLE = "confidence.json"
 _WITH_HALVES = "+halves"  # behind a digest of the table
 
@@ -85,12 +84,7 @@ def standardise_voxels(voxels: NDArray[Any]) -> Standard:
     ValueError
         If all voxels are equal.
     """
-    every = -(-voxels.size // _SAMPLE)
-    rows = []
-    for z, section in enumerate(voxels):
-        rows.append(np.array(section[(z * 37) % every :: every], dtype=np.float32))  # not the same rows
-        release_pages(voxels)
-    return Standard(voxels, *robust_mean_std(torch.from_numpy(np.concatenate(rows))))
+    return Standard(voxels, *robust_mean_std(torch.from_numpy(sample_rows(voxels))))
 
 
 def measure_disagreement(
@@ -184,7 +178,7 @@ def measure_disagreement_mapped(
     inside = network.network if isinstance(network, MirroredNetwork) else network
     total = N_PASSES + (0 if halves is None else 2)
     # tiles where the answer to the whole has them: then the halves differ by their noise alone
-    origin = find_anchor(_sections(tomogram.voxels), shape=tomogram.voxels.shape, mean=tomogram.mean)
+    origin = find_anchor(tomogram.voxels, mean=tomogram.mean)
 
     def restore(target: NDArray[np.float32], data: Standard, model: nn.Module, passes: range) -> None:
         def count(done: int, tiles: int) -> None:
@@ -204,14 +198,6 @@ def measure_disagreement_mapped(
             restore(answer, half, inside, range(n, n + 1))
             answers.append(Standard(answer, half.mean, half.std))
         _finish(disagreement, tomogram, answers)
-
-
-def _sections(volume: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
-    """Give one section after the other; their memory is let go."""
-    for z, section in enumerate(volume):
-        yield np.asarray(section, dtype=np.float32)
-        if z % _SECTIONS == _SECTIONS - 1:
-            release_pages(volume)
 
 
 def _finish(disagreement: NDArray[np.float32], tomogram: Standard, answers: list[Standard]) -> None:
@@ -286,9 +272,10 @@ def measure_contrast(restored: NDArray[np.float32]) -> float:
     """
     reference = float(restored[0, 0, 0])  # subtracted, so that a large offset costs no digits
     total = squares = 0.0
-    for section in _sections(restored):
+    for section in restored:
         values = section.astype(np.float64) - reference
         total, squares = total + float(values.sum()), squares + float((values**2).sum())
+        release_pages(restored)
     mean = total / restored.size
     return math.sqrt(max(squares / restored.size - mean**2, 0.0))
 

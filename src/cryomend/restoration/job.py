@@ -23,7 +23,6 @@ from cryomend.io import (
     mapped_volume,
     open_volume,
     read_sections,
-    release_pages,
     scratch_array,
 )
 from cryomend.restoration.confidence_file import write_confidence
@@ -32,14 +31,13 @@ from cryomend.restoration.inputs import Job
 from cryomend.restoration.options import Options, blend_file, open_halves
 from cryomend.restoration.predict import restore_mapped
 from cryomend.restoration.resample import resample_mapped, shape_for_network, sizes_in_words
-from cryomend.restoration.standardise import stream_mean_std
+from cryomend.restoration.standardise import sample_rows, stream_mean_std
 
 __all__ = ["Setting", "Work", "is_done", "range_in_words", "restore_job", "say_setting"]
 
 Progress = Callable[[int, int], None]
 Progresses = Callable[[str], AbstractContextManager[Progress]]
 Say = Callable[[str], None]
-_SAMPLE = 2**22  # voxels
 _LABEL_LENGTH = 80
 
 
@@ -153,13 +151,7 @@ def _make_directory(directory: Path) -> None:
 
 def _measure(opened: Volume) -> tuple[float, float]:
     """Find mean and deviation, and look at every voxel, in one pass after a sample of rows."""
-    stored = opened.data
-    every = -(-stored.size // _SAMPLE)
-    rows = []
-    for z, section in enumerate(stored):
-        rows.append(np.array(section[(z * 37) % every :: every], dtype=np.float32))  # not the same rows
-        release_pages(stored)
-    return stream_mean_std(read_sections(opened), np.concatenate(rows))
+    return stream_mean_std(read_sections(opened), sample_rows(opened.data))
 
 
 def _restore_and_join(

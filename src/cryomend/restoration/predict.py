@@ -133,7 +133,7 @@ def restore_mapped(
         If a device was lost and the engine is to stop then.
     """
     if origin is None:
-        origin = find_anchor(_sections(tomogram), shape=tomogram.shape, mean=mean_std[0])
+        origin = find_anchor(tomogram, mean=mean_std[0])
     if tile is None:
         tile, free = _choose_tile(engine)
         if say is not None:
@@ -218,14 +218,6 @@ def _restore_rows(
     for slab in _slabs(restored):
         slab *= np.float32(scale)
         slab += np.float32(mean)
-
-
-def _sections(volume: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
-    """Give one section after the other; their memory is let go."""
-    for start in range(0, len(volume), _SECTIONS):
-        for section in volume[start : start + _SECTIONS]:
-            yield np.asarray(section, dtype=np.float32)
-        release_pages(volume)
 
 
 def _slabs(volume: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["robust_mean_std", "stream_mean_std"]
+from cryomend.io import release_pages
+
+__all__ = ["robust_mean_std", "sample_rows", "stream_mean_std"]
 
 _SAMPLE = 2**22  # voxels: the median of four million is exact enough to start from
 _ITERATIONS = 20
@@ -94,6 +97,26 @@ def stream_mean_std(
     if not telling:
         raise ValueError("the volume is constant and cannot be standardised")
     return start  # all voxels between the limits are equal: those that the sample met are the signal
+
+
+def sample_rows(voxels: NDArray[Any]) -> NDArray[np.float32]:
+    """Take rows from all over a volume, for `stream_mean_std` or in the place of the whole.
+
+    Parameters
+    ----------
+    voxels : array, shape (Z, Y, X)
+        Any real number format, memory-mapped or not; of up to four million voxels all are taken.
+
+    Returns
+    -------
+    array of float32, shape (rows, X)
+    """
+    every = -(-voxels.size // _SAMPLE)
+    rows = []
+    for z, section in enumerate(voxels):
+        rows.append(np.array(section[(z * 37) % every :: every], dtype=np.float32))  # not the same rows
+        release_pages(voxels)
+    return np.concatenate(rows)
 
 
 def _start(volume: Tensor) -> tuple[float, float]:
