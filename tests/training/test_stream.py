@@ -6,6 +6,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -144,6 +145,21 @@ def test_prepared_pairs_come_back_from_disk_whole_or_not_at_all(tmp_path):
     assert load_prepared(path, seed=5, digest="a") is None
     with pytest.raises(InputError, match="cannot write"):
         write_prepared(tmp_path / "none" / "p.safetensors", pair, seed=5, digest="a")
+
+
+def _die_while_writing(folder: Path) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # the system ends us after 100 bytes
+    write_prepared(folder / "training_000000.safetensors", Numbers().make(5), seed=5, digest="a")
+
+
+def test_what_a_killed_worker_had_half_written_has_the_name_that_is_removed_afterwards(tmp_path):
+    worker = multiprocessing.get_context("spawn").Process(target=_die_while_writing, args=(tmp_path,))
+    worker.start()
+    worker.join(60)
+    assert worker.exitcode == -signal.SIGXFSZ
+    assert [path.name for path in tmp_path.iterdir()] == ["training_000000.safetensors.partial"]
 
 
 def test_workers_fill_the_folder_within_its_bound_and_are_gone_afterwards(tmp_path):

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from cryomend.io import InputError, atomic_path
 from cryomend.training.crops import PreparedPair
@@ -43,11 +43,10 @@ def write_prepared(path: Path, pair: PreparedPair, *, seed: int, digest: str) ->
     tensors["power"] = torch.from_numpy(values.pop("power"))
     rest = {name: value for name, value in values.items() if name not in tensors}
     facts = {"seed": str(seed), "digest": digest, "facts": json.dumps(rest)}
+    # Serialised first: safetensors writes by way of a file of its own, which a killed worker would leave.
+    content = save(tensors, metadata=facts)
     with atomic_path(path) as partial:
-        try:
-            save_file(tensors, partial, metadata=facts)
-        except SafetensorError as error:
-            raise InputError(f"cannot write {path}: {error}; make room or choose another folder") from error
+        partial.write_bytes(content)
 
 
 def load_prepared(path: Path, *, seed: int, digest: str) -> PreparedPair | None:
