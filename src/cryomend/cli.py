@@ -682,7 +682,7 @@ def _further_scores(
     from cryomend.io import check_writable, open_volume
     from cryomend.restoration.predict import choose_device
     from cryomend.specimen import load_structure
-    from cryomend.specimen.macromolecule import potential_grid
+    from cryomend.specimen.macromolecule import template_grid
 
     check_writable(json)
     template, particles, species, diameter, step = pick
@@ -691,9 +691,8 @@ def _further_scores(
     looked_for = None
     if template is not None:
         molecule = load_structure(template)
-        # half a voxel, and as much blur, so that it can be interpolated in every pose
-        spacing = open_volume(volume, voxel_size=how.voxel_size).voxel_size / 2
-        density = potential_grid(molecule, spacing=spacing, sigma=spacing)
+        size = open_volume(volume, voxel_size=how.voxel_size).voxel_size
+        density, spacing = template_grid(molecule, voxel_size=size)
         looked_for = Template(molecule.name, density, spacing, 2 * molecule.radius)
     return further | score_picking_files(
         {"volume": volume, "raw": raw}, looked_for, particles, settings, device=choose_device(how.device),

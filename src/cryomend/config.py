@@ -707,6 +707,11 @@ class RecordedDataConfig(StageConfig):
     ctf: tuple[str, ...] = Field((), description="defocus file, for the deconvolution, if there is one")
     thickness: int = Field(300, ge=16, description="NZ of the tomogram, voxels after binning")
     areas: str | None = Field(None, description="published areas such as empiar-10045, or a TOML file")
+    particles: tuple[str, ...] = Field(
+        (), description="table of particles (RELION-5 star, centred coordinates), to be looked for"
+    )
+    template: str | None = Field(None, description="what they are: structure or map file, PDB or EMDB entry")
+    species: str | None = Field(None, description="of the table, if it holds several")
     reconstruction: ReconstructionConfig = Field(
         default_factory=ReconstructionConfig, description="binning, pixel size, tilt offset, optics"
     )

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from cryomend.benchmark.case import read_case, standardise_tilts, write_case
+from cryomend.benchmark.case import Particles, read_case, standardise_tilts, write_case
 from cryomend.ctf import Optics
+from cryomend.evaluation import Template
 from cryomend.io import InputError
 from cryomend.reconstruction import reconstruct_wbp
 
@@ -61,6 +62,19 @@ def test_facts_come_back(tmp_path, images):
     assert case.tilt_range == (-40.0, 40.0)
     assert case.truth() is None
     assert case.areas() is None
+
+
+def test_particles_come_back_and_those_of_an_earlier_case_do_not(tmp_path, images):
+    density = torch.arange(27.0).reshape(3, 3, 3)
+    particles = Particles(Template("thing", density, 5.0, 40.0), np.array([[1.0, 2.5, 3.0], [4.0, 5.0, 6.0]]))
+    tilts = standardise_tilts(images[0])
+    make = {"tilts": tilts, "halves": None, "tilt_angles": ANGLES, "thickness": 16, "facts": FACTS}
+    again = write_case(tmp_path / "a", particles=particles, **make).particles()
+    assert torch.equal(again.template.density, density)
+    assert (again.template.name, again.template.voxel_size, again.template.diameter) == ("thing", 5.0, 40.0)
+    np.testing.assert_array_equal(again.voxels, particles.voxels)
+    assert write_case(tmp_path / "a", **make).particles() is None
+    assert not (tmp_path / "a" / "template.mrc").exists()
 
 
 def test_an_incomplete_case_is_refused(tmp_path):

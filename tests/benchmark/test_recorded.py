@@ -92,6 +92,45 @@ def test_an_aligned_stack_becomes_a_case(tmp_path):
     assert again.path("whole").stat().st_mtime_ns == before
 
 
+def test_a_movie_that_changed_makes_the_case_anew(tmp_path):
+    lay_out_frames(tmp_path / "raw", "TS_05")
+    (case,) = prepare_cases(scaled_down("empiar-10499"), tmp_path / "cases", tmp_path / "raw")
+    movie = tmp_path / "raw" / "data" / "frames" / "TS_05_4.mrc"
+    write_volume(movie, images(frames=5)[4] + 1, voxel_size=1.701, stack=True)
+    (again,) = prepare_cases(scaled_down("empiar-10499"), tmp_path / "cases", tmp_path / "raw")
+    assert again.digest != case.digest
+
+
+def write_particles(path, voxels) -> None:
+    axes = "".join(f"_rlnCenteredCoordinate{axis}Angst #{n}\n" for n, axis in enumerate("XYZ", start=1))
+    centred = (np.array(voxels) - np.array(SHAPE) // 2)[:, ::-1] * 2.17
+    path.write_text(f"data_particles\n\nloop_\n{axes}" + "".join(f"{x} {y} {z}\n" for x, y, z in centred))
+
+
+def test_particles_of_a_table_are_looked_for(tmp_path):
+    lay_out_stack(tmp_path)
+    ball = np.zeros((17, 17, 17), np.float32)
+    ball[2:15, 2:15, 2:15] = 1
+    write_volume(tmp_path / "ball.mrc", ball, voxel_size=2.17)
+    write_particles(tmp_path / "ball.star", [[10, 16, 16], [12, 5.5, 30]])
+    asked = {"particles": ("*.star",), "template": str(tmp_path / "ball.mrc")}
+    (case,) = prepare_cases(scaled_down("empiar-10045", **asked), tmp_path / "cases", tmp_path)
+    particles = case.particles()
+    np.testing.assert_allclose(particles.voxels, [[10, 16, 16], [12, 5.5, 30]])
+    assert particles.template.name == "ball"
+    assert particles.template.voxel_size == pytest.approx(2.17 / 2)
+    write_particles(tmp_path / "ball.star", [[10, 16, 16], [12, 5.5, 40]])
+    with pytest.raises(
+        InputError, match=r"ball.star: 1 of 2 particles lie outside IS002.* of \(20, 32, 32\)"
+    ):
+        prepare_cases(scaled_down("empiar-10045", **asked), tmp_path / "cases", tmp_path)
+    with pytest.raises(InputError, match="particles and template belong together; write both or neither"):
+        prepare_cases(scaled_down("empiar-10045", particles=("*.star",)), tmp_path / "cases", tmp_path)
+    (tmp_path / "ball.star").unlink()
+    with pytest.raises(InputError, match=r"no particles of IS002.*looked for \*.star"):
+        prepare_cases(scaled_down("empiar-10045", **asked), tmp_path / "cases", tmp_path)
+
+
 @pytest.mark.parametrize("name", ENTRIES[1:])
 def test_movies_become_a_case_with_frame_halves(name, tmp_path):
     lay_out_frames(tmp_path / "raw", "TS_05")

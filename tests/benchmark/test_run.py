@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -14,7 +15,9 @@ import time
 import pytest
 
 from cryomend.benchmark import METHODS, BenchmarkOptions, read_recipe, run_benchmark
+from cryomend.benchmark.digest import digest_of_given
 from cryomend.benchmark.job import Job
+from cryomend.benchmark.row import do_job
 
 PYTHON = shlex.quote(sys.executable)
 COPY = f"{PYTHON} -c 'import shutil, sys; shutil.copy(*sys.argv[1:])' {{tomogram}} {{output}}"
@@ -121,6 +124,28 @@ def test_the_key_of_a_job_depends_on_the_work_and_not_on_the_place(tmp_path):
     assert Job.load(job.dump()) == job
     for change in ({"seed": 1}, {"inputs": "j"}, {"settings": {"x": [1, 3]}}, {"device": "cuda"}):
         assert Job(folder=tmp_path, command="c", **facts | change).key != job.key
+
+
+@pytest.mark.parametrize("changed", [{"bins": [1.0, 2.0]}, {"pixel_sizes": [5.0, 5.4]}])
+def test_one_model_for_voxels_of_several_sizes_is_refused(tmp_path, changed):
+    settings = {
+        "structures": ["1abc"], "membrane_structures": [], "simulated": False, "options": {}, "minutes": 1,
+        "stacks": ["a.mrc", "b.mrc"], "angles": ["a.tlt", "b.tlt"], "bins": [2.0, 2.0],
+        "pixel_sizes": [5.0, 5.0],
+    } | changed  # fmt: skip
+    job = Job("per-data-set", "data-set", tmp_path, settings, "i", 0, "cpu", "c")
+    job.stem.parent.mkdir()
+    record = do_job(job)
+    assert record["status"] == "failed"
+    assert re.search(r"one model for tomograms of several .*\(.*, .*\); split them", record["error"])
+
+
+def test_structures_are_told_apart_by_content(tmp_path):
+    (tmp_path / "a.pdb").write_text("x")
+    before = digest_of_given([str(tmp_path), str(tmp_path / "a.pdb"), "1abc"])
+    assert before[0] == before[1] and before[2] == "1abc"
+    (tmp_path / "a.pdb").write_text("y")
+    assert digest_of_given([str(tmp_path)])[0] != before[0]
 
 
 def test_rows_of_models_depend_on_their_weights(recipe, tmp_path, monkeypatch, tiny_model):

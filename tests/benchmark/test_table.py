@@ -15,6 +15,7 @@ class Tomogram:
     name: str
     shape: tuple[int, int, int] = (8, 8, 8)
     voxel_size: float = 10.0
+    sought: dict | None = None
 
 
 def record(case: str, correlation: float, *, seconds: float = 1.0, peak: float = 1.0, **more):
@@ -58,6 +59,21 @@ def test_markdown_marks_the_best_and_tells_what_failed(files):
     assert "| λ 1 (failed) | - | - |" in text
     assert "- half failed: sorry | no memory" in text
     assert (files[1] / "table_methods.md").read_text() == text + "\n"
+
+
+def test_particles_count_in_the_tomograms_that_have_some(tmp_path):
+    found = {part: {"best_threshold": {"f1": f1}} for part, f1 in (("measured", 0.5), ("all", 0.75))}
+    first, second = record("a", 0.8), record("b", 0.6)
+    first["scores"]["particles"] = found
+    assert mean_scores(Row("x", [first, second]))["F1"] == 0.5
+    sought = {"species": "thing", "voxels_zyx": [[1.0, 2.0, 3.0]] * 7}
+    lines = write_table_files(
+        tmp_path, "methods", "t", [Row("x", [first, second])],
+        [Tomogram("a", sought=sought), Tomogram("b")],
+    )  # fmt: skip
+    text = "\n".join(lines)
+    assert "| F1 | F1 all |" in text and "| 0.500 | 0.750 |" in text
+    assert "(7 of thing in a)" in text
 
 
 def test_columns_that_no_row_has_are_left_out(files):

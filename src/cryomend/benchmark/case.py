@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cryomend.ctf import Optics
-from cryomend.evaluation import Areas, read_areas
+from cryomend.evaluation import Areas, Template, read_areas
 from cryomend.evaluation.areas import write_areas
 from cryomend.io import (
     InputError,
@@ -25,8 +25,9 @@ from cryomend.io import (
     write_volume,
 )
 from cryomend.reconstruction import reconstruct_wbp
+from cryomend.specimen.macromolecule import Macromolecule, template_grid
 
-__all__ = ["Case", "read_case", "standardise_tilts", "write_case"]
+__all__ = ["Case", "Particles", "read_case", "standardise_tilts", "write_case"]
 
 _FACTS = "case.json"
 _STACKS = ("tilts", "first", "second")
@@ -39,8 +40,10 @@ class Case:
     The folder holds ``tilts.mrc`` (aligned tilts of zero mean and unit deviation), ``angles.tlt``,
     ``whole.mrc``, ``even.mrc`` and ``odd.mrc`` (their WBP, and that of the halves), and where there are
     any ``first.mrc`` and ``second.mrc`` (tilts of the even and odd frames, scaled like the whole),
-    ``truth.mrc`` (potential in V) and ``areas.toml``. ``source`` names the stack as recorded, its angles and
-    the binning, for `cryomend train --for`; ``digest`` changes with whatever the case was made from.
+    ``truth.mrc`` (potential in V), ``areas.toml`` and ``template.mrc`` (of the particle ``sought``: its
+    ``species``, ``diameter`` in Å, and where its copies are, ``voxels_zyx``). ``source`` names the
+    stack as recorded, its angles and the binning, for `cryomend train --for`; ``digest`` changes with
+    whatever the case was made from.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Case:
     optics: Optics | None
     source: Mapping[str, Any]
     digest: str
+    sought: Mapping[str, Any] | None = None
 
     @property
     def tilt_range(self) -> tuple[float, float]:
@@ -79,6 +83,33 @@ class Case:
         path = self.folder / "areas.toml"
         return read_areas(path) if path.is_file() else None
 
+    def particles(self) -> Particles | None:
+        """What is looked for and where it is, if that is known."""
+        if self.sought is None:
+            return None
+        density = read_volume(self.path("template"), minimum_size=3)
+        template = Template(
+            self.sought["species"],
+            torch.from_numpy(density.data),
+            density.voxel_size,
+            self.sought["diameter"],
+        )
+        return Particles(template, np.array(self.sought["voxels_zyx"]))
+
+
+@dataclass(frozen=True)
+class Particles:
+    """A template and where its copies are: (n, 3), voxels ZYX."""
+
+    template: Template
+    voxels: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, molecule: Macromolecule, voxels: NDArray[np.float64], voxel_size: float) -> Particles:
+        """Copies of a macromolecule in a tomogram of ``voxel_size`` Å."""
+        density, spacing = template_grid(molecule, voxel_size=voxel_size)
+        return cls(Template(molecule.name, density, spacing, 2 * molecule.radius), voxels)
+
 
 def standardise_tilts(images: Tensor, like: Tensor | None = None) -> Tensor:
     """Tilts (tilt, Y, X) of zero mean, over the deviation of each tilt of ``like`` (themselves if None)."""
@@ -96,6 +127,7 @@ def write_case(
     facts: Mapping[str, Any],
     truth: Tensor | None = None,
     areas: Areas | None = None,
+    particles: Particles | None = None,
 ) -> Case:
     """Reconstruct and write a case; the facts come last, so that a case which has them is complete.
 
@@ -117,6 +149,8 @@ def write_case(
         Potential in V.
     areas : Areas, optional
         To be scored.
+    particles : Particles, optional
+        To be looked for.
 
     Returns
     -------
@@ -128,7 +162,14 @@ def write_case(
         If the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (_FACTS, "first.mrc", "second.mrc", "truth.mrc", "areas.toml"):  # of a case that stood here
+    for name in (
+        _FACTS,
+        "first.mrc",
+        "second.mrc",
+        "truth.mrc",
+        "areas.toml",
+        "template.mrc",
+    ):  # of a case that stood here
         (folder / name).unlink(missing_ok=True)
     size = float(facts["voxel_size"])
     _write(folder / "tilts.mrc", tilts, size, stack=True)
@@ -149,11 +190,20 @@ def write_case(
         _write(folder / "truth.mrc", truth, size)
     if areas is not None:
         write_areas(folder / "areas.toml", areas)
+    sought = None
+    if particles is not None:
+        template = particles.template
+        _write(folder / "template.mrc", template.density, template.voxel_size)
+        sought = {
+            "species": template.name, "diameter": template.diameter, "voxels_zyx": particles.voxels.tolist()
+        }  # fmt: skip
     optics = facts.get("optics")
-    shape = (thickness, *tilts.shape[1:])
-    write_json(
-        folder / _FACTS, {**facts, "shape": shape, "optics": None if optics is None else asdict(optics)}
-    )
+    made = {
+        "shape": (thickness, *tilts.shape[1:]),
+        "optics": None if optics is None else asdict(optics),
+        "sought": sought,
+    }
+    write_json(folder / _FACTS, {**facts, **made})
     return read_case(folder)
 
 
@@ -183,6 +233,7 @@ def read_case(folder: Path) -> Case:
             None if optics is None else Optics(**optics),
             facts["source"],
             facts["digest"],
+            facts.get("sought"),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: no complete case of a benchmark; delete it and run again") from error

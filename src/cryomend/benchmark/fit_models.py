@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -44,7 +44,7 @@ def fit_noise_model(job: Job, run: Run) -> dict[str, Any]:
     Raises
     ------
     cryomend.io.InputError
-        If no area is empty.
+        If no area is empty, or the tilt series differ in their pixels.
     """
     start = time.perf_counter()
     minutes = float(run.settings["minutes"])
@@ -52,7 +52,7 @@ def fit_noise_model(job: Job, run: Run) -> dict[str, Any]:
         [job.folder / path for path in run.settings["stacks"]],
         tilt_angles=[job.folder / path for path in run.settings["angles"]],
         patch=int(run.settings["patch"]),
-        pixel_size=run.settings.get("pixel_size"),
+        pixel_size=_only(run.settings, "pixel_sizes") if "pixel_sizes" in run.settings else None,
         on_progress=run.progress,
     )
 
@@ -69,6 +69,17 @@ def fit_noise_model(job: Job, run: Run) -> dict[str, Any]:
         "chosen": {"kind": model.kind, "patches": len(noise.patches)},
         "notes": [*report[-2:], *model.config["notes"]],
     }
+
+
+def _only(settings: Mapping[str, Any], name: str) -> float:
+    """What all tomograms have in common; one model is for voxels of one size."""
+    values = sorted({round(float(value), 4) for value in settings[name]})
+    if len(values) > 1:
+        listed = ", ".join(f"{value:g}" for value in values)
+        raise InputError(
+            f"one model for tomograms of several {name.replace('_', ' ')} ({listed}); split them"
+        )
+    return float(settings[name][0])
 
 
 def train_variant(job: Job, run: Run) -> dict[str, Any]:
@@ -125,7 +136,7 @@ def train_data_set(job: Job, run: Run) -> dict[str, Any]:
     Raises
     ------
     cryomend.io.InputError
-        If recorded data come without structures, or as `train_for_user`.
+        If recorded data come without structures, tomograms differ in their voxels, or as `train_for_user`.
     """
     start = time.perf_counter()
     settings = run.settings
@@ -144,8 +155,8 @@ def train_data_set(job: Job, run: Run) -> dict[str, Any]:
         UserSeries(
             [job.folder / path for path in settings["stacks"]],
             [job.folder / path for path in settings["angles"]],
-            bin=settings["bin"],
-            pixel_size=settings["pixel_size"],
+            bin=_only(settings, "bins"),
+            pixel_size=_only(settings, "pixel_sizes"),
         ),
         ingredients=Ingredients(structures, in_membranes),
         config=options,

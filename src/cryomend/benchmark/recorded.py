@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from cryomend import __version__
-from cryomend.benchmark.case import Case, read_case, write_case
+from cryomend.benchmark.case import Case, Particles, read_case, write_case
 from cryomend.benchmark.digest import digest_of, digest_of_files
 from cryomend.config import BenchmarkConfig, RecordedDataConfig
 from cryomend.evaluation import Areas, choose_areas
 from cryomend.evaluation.areas import require_inside
+from cryomend.evaluation.picking import are_inside, read_particles
 from cryomend.io import (
     InputError,
     Volume,
@@ -29,6 +30,8 @@ from cryomend.io import (
 )
 from cryomend.io.mdoc import read_mdoc_table
 from cryomend.reconstruction.prepare import Preparation, plan_preparation
+from cryomend.specimen import load_structure
+from cryomend.specimen.macromolecule import Macromolecule
 
 __all__ = ["prepare_cases", "sum_frames"]
 
@@ -46,6 +49,7 @@ class _Files:
     alignment: Path | None
     ctf: Path | None
     frames: Path | None
+    particles: Path | None
 
 
 def prepare_cases(config: BenchmarkConfig, folder: Path, data: Path | None) -> list[Case]:
@@ -89,10 +93,12 @@ def _find_files(config: RecordedDataConfig, where: Path, page: str) -> _Files:
         looked = " or ".join([*config.tilts, *config.frames])
         raise InputError(f"{where}: no tilt series of {config.name}; looked for {looked}{page}")
     others = {}
-    for name in ("even", "odd", "angles", "alignment"):
+    if bool(config.particles) != bool(config.template):
+        raise InputError(f"{config.name}: particles and template belong together; write both or neither")
+    for name in ("even", "odd", "angles", "alignment", "particles"):
         patterns = getattr(config, name)
         others[name] = _first(where, patterns)
-        if patterns and others[name] is None and name in ("angles", "alignment"):
+        if patterns and others[name] is None and name not in ("even", "odd"):
             raise InputError(f"{where}: no {name} of {config.name}; looked for {' or '.join(patterns)}{page}")
     if (others["even"] is None) != (others["odd"] is None):
         raise InputError(f"{where}: only one half of {config.name}; give both stacks or neither")
@@ -114,12 +120,14 @@ def _first(where: Path, patterns: Sequence[str]) -> Path | None:
 def _prepare(config: RecordedDataConfig, files: _Files, folder: Path) -> Case:
     """One case, unless it stands as it would be made."""
     inputs = [path for path in vars(files).values() if path is not None]
-    if config.areas and Path(config.areas).is_file():
-        inputs.append(Path(config.areas))
+    inputs += [Path(x) for x in (config.areas, config.template) if x and Path(x).is_file()]
+    if files.frames is not None:
+        inputs += _find_movies(files.frames)
     digest = digest_of(__version__, config.model_dump(mode="json"), digest_of_files(inputs))
     if (folder / "case.json").is_file() and (case := read_case(folder)).digest == digest:
         return case
     areas = _read_areas(config)
+    molecule = None if config.template is None else load_structure(config.template)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [path for path in (files.tilts, files.even, files.odd) if path is not None]
     if files.frames is not None:
@@ -137,6 +145,7 @@ def _prepare(config: RecordedDataConfig, files: _Files, folder: Path) -> Case:
         raise InputError(f"{paths[0]} has no pixel size; set reconstruction.pixel_size in the recipe")
     if areas is not None:
         _require_fitting(areas, (config.thickness, *plan.shape), config.name)
+    particles = _read_particles(config, files, molecule, (config.thickness, *plan.shape), plan.pixel_size)
     tilts, *halves = (_prepared(plan, stack, stacks[0]) for stack in stacks)
     return write_case(
         folder,
@@ -157,7 +166,27 @@ def _prepare(config: RecordedDataConfig, files: _Files, folder: Path) -> Case:
             "files": {name: str(path) for name, path in vars(files).items() if path is not None},
         },
         areas=areas,
+        particles=particles,
     )
+
+
+def _read_particles(
+    config: RecordedDataConfig,
+    files: _Files,
+    molecule: Macromolecule | None,
+    shape: tuple[int, int, int],
+    voxel_size: float,
+) -> Particles | None:
+    """What is to be looked for in a tomogram."""
+    if files.particles is None or molecule is None:
+        return None
+    voxels = read_particles(files.particles, config.species)[0] / voxel_size + np.array(shape) // 2
+    if outside := int((~are_inside(voxels, shape)).sum()):
+        raise InputError(
+            f"{files.particles}: {outside} of {len(voxels)} particles lie outside {config.name} of {shape} "
+            "voxels (Z, Y, X); give the table of this tomogram, or correct thickness in the recipe"
+        )
+    return Particles.of(molecule, voxels, voxel_size)
 
 
 def _read_areas(config: RecordedDataConfig) -> Areas | None:
@@ -224,14 +253,12 @@ def sum_frames(mdoc: Path, folder: Path, pixel_size: float | None) -> tuple[Path
         If the .mdoc or a movie is missing or cannot be used, or movies differ in size.
     """
     rows = read_mdoc_table(mdoc, needs=("TiltAngle", "SubFramePath"))
-    # such paths are those of the microscope's computer, with backslashes
-    names = [str(row["SubFramePath"]).replace("\\", "/").rsplit("/", 1)[-1] for row in rows]
     size = pixel_size or float(rows[0].get("PixelSpacing") or 0.0)
     sums: dict[str, list[Any]] = {"even": [], "odd": []}
-    for name in names:
-        movie = _read_movie(_find_movie(mdoc, name))
+    for path in _find_movies(mdoc):
+        movie = _read_movie(path)
         if len(movie) < 2:
-            raise InputError(f"{name} of {mdoc} has a single frame, so no halves; give stacks instead")
+            raise InputError(f"{path.name} of {mdoc} has a single frame, so no halves; give stacks instead")
         for start, half in enumerate(("even", "odd")):
             sums[half].append(movie[start::2].sum(axis=0, dtype=np.float32))
     shapes = {image.shape for image in sums["even"]}
@@ -242,6 +269,13 @@ def sum_frames(mdoc: Path, folder: Path, pixel_size: float | None) -> tuple[Path
     for path, images in zip(paths, (even + odd, even, odd), strict=True):
         write_volume(path, images, voxel_size=size, stack=True)
     return paths[0], paths[1], paths[2]
+
+
+def _find_movies(mdoc: Path) -> list[Path]:
+    """Movies of the sections of an .mdoc, whose paths are those of the microscope's computer."""
+    rows = read_mdoc_table(mdoc, needs=("TiltAngle", "SubFramePath"))
+    names = (str(row["SubFramePath"]).replace("\\", "/").rsplit("/", 1)[-1] for row in rows)
+    return [_find_movie(mdoc, name) for name in names]
 
 
 def _find_movie(mdoc: Path, name: str) -> Path:

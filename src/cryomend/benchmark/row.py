@@ -26,6 +26,8 @@ from cryomend.benchmark.fit_models import fit_noise_model, train_data_set, train
 from cryomend.benchmark.job import Job
 from cryomend.benchmark.methods import METHODS, Result, Run, restore_with
 from cryomend.evaluation import evaluate_volume
+from cryomend.evaluation.picking import ANGULAR_STEP, score_picking
+from cryomend.evaluation.rotation_grid import rotation_grid
 from cryomend.io import write_json, write_volume
 from cryomend.restoration.predict import choose_device
 
@@ -103,7 +105,7 @@ def _do(job: Job, progress: Callable[[float, str], None]) -> dict[str, Any]:
     chosen = dict(result.chosen)
     if "command" in chosen:
         facts["external_command"] = chosen.pop("command")
-    return {**facts, "chosen": chosen, "scores": score_volume(volume, case)}
+    return {**facts, "chosen": chosen, "scores": score_volume(volume, case, device, progress)}
 
 
 def _restore(job: Job, case: Case, run: Run) -> Result:
@@ -144,20 +146,30 @@ def peak_memory_gib() -> float:
     return max(own, children) / _GIB
 
 
-def score_volume(volume: torch.Tensor, case: Case) -> dict[str, Any]:
-    """All scores that a case allows: against its truth, and over its areas.
+def score_volume(
+    volume: torch.Tensor,
+    case: Case,
+    device: torch.device | str = "cpu",
+    progress: Callable[[float, str], None] = lambda share, text: None,
+) -> dict[str, Any]:
+    """All scores that a case allows: against its truth, over its areas, by the particles found in it.
 
     Parameters
     ----------
     volume : Tensor, shape (Z, Y, X)
         Protein dark.
     case : Case
-        With a truth, areas, both or neither.
+        With a truth, areas, particles, some of them or none.
+    device : torch.device or str
+        Where the particles are looked for.
+    progress : callable
+        Told the share that is done of that, and what it is.
 
     Returns
     -------
     dict
-        ``truth`` and ``areas`` of `cryomend.evaluation.evaluate_volume`.
+        ``truth`` and ``areas`` of `cryomend.evaluation.evaluate_volume`, ``particles`` of
+        `cryomend.evaluation.picking.score_picking`, by what was ``measured`` and by ``all`` of Fourier space.
     """
     scores: dict[str, Any] = {}
     truth, areas = case.truth(), case.areas()
@@ -167,6 +179,19 @@ def score_volume(volume: torch.Tensor, case: Case) -> dict[str, Any]:
         )
     if areas is not None:  # on the grey levels as they are: ENL depends on where zero is
         scores |= evaluate_volume(volume, areas=areas, voxel_size=case.voxel_size)
+    if (particles := case.particles()) is not None:
+        scores["particles"] = {
+            part: score_picking(
+                -volume.to(device),
+                particles.template,
+                particles.voxels,
+                rotation_grid(ANGULAR_STEP),
+                voxel_size=case.voxel_size,
+                tilt_range=tilt_range,
+                on_progress=lambda share: progress(share, f"looking for {particles.template.name}"),
+            )
+            for part, tilt_range in (("measured", case.tilt_range), ("all", None))
+        }
     return scores
 
 

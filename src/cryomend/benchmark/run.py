@@ -17,7 +17,7 @@ import torch
 
 from cryomend import __version__
 from cryomend.benchmark.case import Case
-from cryomend.benchmark.digest import digest_of, digest_of_content
+from cryomend.benchmark.digest import digest_of, digest_of_content, digest_of_given
 from cryomend.benchmark.fit_models import variant_settings
 from cryomend.benchmark.job import Job, read_record
 from cryomend.benchmark.methods import METHODS
@@ -194,9 +194,9 @@ class _Planner:
         """Stacks as they were recorded, their angles, and what a tomogram's voxel is over their pixel."""
         stacks = [self._place(c.folder / c.source["stack"]) for c in self.cases]
         angles = [self._place(c.folder / (c.source["angles"] or "angles.tlt")) for c in self.cases]
-        first = self.cases[0]
-        bin = float(first.source["bin"])
-        return {"stacks": stacks, "angles": angles, "bin": bin, "pixel_size": first.voxel_size / bin}
+        bins = [float(c.source["bin"]) for c in self.cases]
+        sizes = [c.voxel_size / bin for c, bin in zip(self.cases, bins, strict=True)]
+        return {"stacks": stacks, "angles": angles, "bins": bins, "pixel_sizes": sizes}
 
     def _data_set(self) -> dict[str, Any]:
         """Settings of the row per-data-set."""
@@ -204,8 +204,10 @@ class _Planner:
         if simulated is not None and not (given["structures"] or given["membrane_structures"]):
             given["structures"] = list(simulated.structures)
             given["membrane_structures"] = list(simulated.membrane_structures)
+        contents = [digest_of_given(given[key]) for key in ("structures", "membrane_structures")]
         start = digest_of_content(resolve_model(choose_model(None, self.device).model))
-        return given | self._sources() | {"simulated": simulated is not None, "start": start}
+        more = {"simulated": simulated is not None, "start": start, "contents": contents}
+        return given | self._sources() | more
 
     def _noise(self) -> tuple[dict[str, Any], str]:
         """Settings of the noise model of the tables noise and lambda, and the digest of its data."""
@@ -215,7 +217,7 @@ class _Planner:
         }  # fmt: skip
         if simulated is None:
             sources = self._sources()
-            return settings | {k: sources[k] for k in ("stacks", "angles", "pixel_size")}, self._data()
+            return settings | {k: sources[k] for k in ("stacks", "angles", "pixel_sizes")}, self._data()
         digest = digest_of(__version__, simulated.model_dump(mode="json"))
         blanks = record_blanks(simulated, self.output / "cases" / f"blanks-{digest[:8]}")
         stacks, angles = ([self._place(path) for path in paths] for paths in zip(*blanks, strict=True))

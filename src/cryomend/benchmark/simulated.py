@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,21 @@ from cryomend import __version__
 from cryomend.acquisition.acquire import acquire_halves, acquire_tilt_series
 from cryomend.acquisition.exposure import draw_exposure, draw_tilt_angles
 from cryomend.benchmark.areas import find_areas
-from cryomend.benchmark.case import Case, read_case, standardise_tilts, write_case
-from cryomend.benchmark.digest import digest_of
+from cryomend.benchmark.case import Case, Particles, read_case, standardise_tilts, write_case
+from cryomend.benchmark.digest import digest_of, digest_of_structure
 from cryomend.config import SimulatedDataConfig, SpecimenConfig
+from cryomend.evaluation.picking import are_inside
 from cryomend.io import InputError, write_tilt_angles, write_volume
-from cryomend.specimen.build import build_specimen
+from cryomend.specimen.build import Placement, Specimen, build_specimen
+from cryomend.specimen.files import write_particles
 from cryomend.specimen.macromolecule import Macromolecule
 from cryomend.specimen.structure import find_structures
 
-__all__ = ["record_blanks", "simulate_cases"]
+__all__ = ["choose_particles", "record_blanks", "simulate_cases"]
 
 _KIND_STEP = 1000  # seeds from one kind of specimen to the next
 _BLANK_BRANCH = 3
+_COPIES = 8  # least number of a species that is worth looking for
 
 
 def simulate_cases(
@@ -91,7 +95,7 @@ def _simulate(
     acquisition = config.simulation.acquisition
     digest = digest_of(
         __version__, seed, specimen_config.model_dump(mode="json"), acquisition.model_dump(mode="json"),
-        config.halves, [[s.name for s in group] for group in given],
+        config.halves, [[digest_of_structure(s) for s in group] for group in given],
     )  # fmt: skip
     if (folder / "case.json").is_file() and (case := read_case(folder)).digest == digest:
         return case
@@ -109,6 +113,7 @@ def _simulate(
     series = acquire_halves(specimen.density, angles, pixel_size=size, exposure=exposure, generator=generator)
     folder.mkdir(parents=True, exist_ok=True)
     write_volume(folder / "recorded.mrc", series.images.cpu().numpy(), voxel_size=size, stack=True)
+    write_particles(folder / "particles.star", specimen.placements)
     halves = tuple(standardise_tilts(half, series.images) for half in (series.even, series.odd))
     facts: dict[str, Any] = {
         "voxel_size": size,
@@ -130,7 +135,28 @@ def _simulate(
         facts=facts,
         truth=specimen.density,
         areas=find_areas(specimen.density, name=folder.name),
+        particles=choose_particles(specimen),
     )
+
+
+def choose_particles(specimen: Specimen) -> Particles | None:
+    """The heaviest species of which enough copies stand free: neither in a membrane nor as units of more."""
+    units = Counter(placement.instance for placement in specimen.placements)
+    copies: dict[str, list[Placement]] = {}
+    for placement in specimen.placements:
+        if units[placement.instance] == 1 and not placement.in_membrane:
+            copies.setdefault(placement.species.name, []).append(placement)
+    shape = specimen.density.shape
+    found = []
+    for placements in copies.values():
+        positions = np.array([p.position_zyx for p in placements]) / specimen.voxel_size
+        voxels = positions + np.array(shape) // 2
+        if (inside := are_inside(voxels, shape)).sum() >= _COPIES:
+            found.append((placements[0].species, voxels[inside]))
+    if not found:
+        return None
+    molecule, voxels = max(found, key=lambda one: float(one[0].weights.sum()))
+    return Particles.of(molecule, voxels, specimen.voxel_size)
 
 
 def record_blanks(config: SimulatedDataConfig, folder: Path) -> list[tuple[Path, Path]]:

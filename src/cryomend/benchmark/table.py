@@ -41,7 +41,8 @@ class Row:
 class Column:
     """A column: its head, where its number stands in a record, digits, and whether more is better.
 
-    ``better`` is 1, -1 where less is better, 0 where neither; what is not ``shown`` is in the CSV alone.
+    ``better`` is 1, -1 where less is better, 0 where neither; what is not ``shown`` is in the CSV alone;
+    ``everywhere`` says that every tomogram has it if one has.
     """
 
     head: str
@@ -49,6 +50,7 @@ class Column:
     digits: int
     better: int = 1
     shown: bool = True
+    everywhere: bool = True
 
     def value(self, record: Mapping[str, Any]) -> float | None:
         """The number in a record, None if it is not there or not finite."""
@@ -60,6 +62,10 @@ class Column:
 
 def _truth(head: str, *path: str, digits: int = 3, better: int = 1, shown: bool = True) -> Column:
     return Column(head, ("scores", "truth", *path), digits, better, shown)
+
+
+def _found(head: str, *path: str, shown: bool = False) -> Column:
+    return Column(head, ("scores", "particles", *path), 3, shown=shown, everywhere=False)
 
 
 _FSC, _HALF = "mean_fsc_400_to_40_angstrom", "resolution_at_0.5_angstrom"
@@ -79,6 +85,11 @@ COLUMNS = (
     Column("CNR sum", ("scores", "areas", "mean", "cnr_sum"), 3),
     Column("ENL", ("scores", "areas", "mean", "enl"), 1),
     Column("ENL stored", ("scores", "areas", "mean", "enl_stored"), 1, shown=False),
+    _found("F1", "measured", "best_threshold", "f1", shown=True),
+    _found("F1 all", "all", "best_threshold", "f1", shown=True),
+    _found("precision", "measured", "best_threshold", "precision"),
+    _found("recall", "measured", "best_threshold", "recall"),
+    _found("F1 as many", "measured", "as_many_as_particles", "f1"),
     Column("seconds", ("seconds",), 1, 0),
     Column("CPU s", ("processor_seconds",), 1, 0),
     Column("fit seconds", ("fit_seconds",), 0, 0),
@@ -96,7 +107,7 @@ def mean_scores(row: Row) -> dict[str, float | None]:
             continue
         records = [*row.finished, *row.fits] if column.head.endswith("GiB") else row.finished
         values = [v for record in records if (v := column.value(record)) is not None]
-        if column.better and len(values) < len(row.finished):
+        if column.better and column.everywhere and len(values) < len(row.finished):
             values = []  # a mean over the easy tomograms would win
         combine = np.max if column.head.endswith("GiB") else np.mean
         means[column.head] = float(combine(values)) if values else None
@@ -261,6 +272,12 @@ def _notes(rows: Sequence[Row], cases: Sequence[Case]) -> list[str]:
     scaling = next((r["scores"]["scaling"] for row in rows for r in row.finished if r["scores"]), None)
     if scaling:
         notes.append("; ".join(f"{k.replace('_', ' ')}: {v}" for k, v in scaling.items()) + ".")
+    sought = [f"{len(s['voxels_zyx'])} of {s['species']} in {c.name}" for c in cases if (s := c.sought)]
+    if sought:
+        notes.append(
+            "F1: of picks by template matching at the best threshold, in the measured region; F1 all: in all "
+            f"of Fourier space ({'; '.join(sought)})."
+        )
     if any(r.get("chosen", {}).get("chosen_with_truth") for row in rows for r in row.finished):
         told = [row.label for row in rows if any(r["chosen"].get("chosen_with_truth") for r in row.finished)]
         notes.append(f"{' and '.join(told)}: settings chosen for each tomogram with the truth in hand.")

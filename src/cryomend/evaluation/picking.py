@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,16 @@ from cryomend.evaluation.rotation_grid import rotation_grid
 from cryomend.evaluation.template_matching import find_peaks, match_template, score_picks
 from cryomend.io import InputError, Volume, open_volume, read_star_columns, read_star_texts, read_volume
 
-__all__ = ["PickSettings", "Template", "picking_rows", "read_particles", "score_picking_files"]
+__all__ = [
+    "ANGULAR_STEP",
+    "PickSettings",
+    "Template",
+    "are_inside",
+    "picking_rows",
+    "read_particles",
+    "score_picking",
+    "score_picking_files",
+]
 
 ANGULAR_STEP = 30.0  # degrees
 APART = 0.5  # of the diameter: nearest that two picks may be
@@ -169,6 +178,58 @@ def score_picking_files(
     return {"template_matching": {**about, "searches": searches}}
 
 
+def score_picking(
+    tomogram: Tensor,
+    template: Template,
+    particles: NDArray[np.float64],
+    rotations: NDArray[np.float64],
+    *,
+    voxel_size: float,
+    tilt_range: tuple[float, float] | None = None,
+    on_progress: Callable[[float], None] = lambda share: None,
+) -> dict[str, Any]:
+    """Look for a template in a tomogram and compare what is found with where the particles are.
+
+    Parameters
+    ----------
+    tomogram : Tensor, shape (Z, Y, X)
+        Protein bright.
+    template : Template
+        What is looked for.
+    particles : array, shape (n, 3)
+        Where its copies are, voxels ZYX.
+    rotations : array, shape (r, 3, 3)
+        Poses to try.
+    voxel_size : float
+        Of the tomogram, Å.
+    tilt_range, on_progress
+        As in `match_template`.
+
+    Returns
+    -------
+    dict
+        The two `PickScore` of `score_picks`, ``best_threshold`` and ``as_many_as_particles``, as dicts.
+
+    Raises
+    ------
+    ValueError
+        As `match_template` and `score_picks`.
+    """
+    diameter = template.diameter / voxel_size
+    score, _ = match_template(
+        tomogram,
+        template.density.to(tomogram.device),
+        rotations,
+        diameter=diameter,
+        step=voxel_size / template.voxel_size,
+        tilt_range=tilt_range,
+        on_progress=on_progress,
+    )
+    picks = find_peaks(score, distance=APART * diameter, most=PICKS_PER_PARTICLE * len(particles))
+    best, as_many = score_picks(*picks, particles, tolerance=TOLERANCE * diameter)
+    return {"best_threshold": asdict(best), "as_many_as_particles": asdict(as_many)}
+
+
 @dataclass(frozen=True)
 class _Search:
     """What is the same for all tomograms."""
@@ -183,24 +244,19 @@ class _Search:
         self, volume: Volume, tilt_range: tuple[float, float] | None, on_progress: Callable[[float], None]
     ) -> dict[str, Any]:
         """Look for the template in one tomogram, protein bright, and compare what is found."""
-        size, template = volume.voxel_size, self.template
-        particles = _inside(self.positions / size, volume, self.table)
-        diameter = template.diameter / size
+        particles = _inside(self.positions / volume.voxel_size, volume, self.table)
         try:
-            score, _ = match_template(
+            return score_picking(
                 torch.from_numpy(volume.data).to(self.device),
-                template.density.to(self.device),
+                self.template,
+                particles,
                 self.rotations,
-                diameter=diameter,
-                step=size / template.voxel_size,
+                voxel_size=volume.voxel_size,
                 tilt_range=tilt_range,
                 on_progress=on_progress,
             )
         except ValueError as error:
             raise InputError(f"{volume.path}: {error}") from None
-        picks = find_peaks(score, distance=APART * diameter, most=PICKS_PER_PARTICLE * len(particles))
-        best, as_many = score_picks(*picks, particles, tolerance=TOLERANCE * diameter)
-        return {"best_threshold": asdict(best), "as_many_as_particles": asdict(as_many)}
 
 
 def _plan(
@@ -217,11 +273,15 @@ def _plan(
     return tasks
 
 
+def are_inside(voxels: NDArray[np.float64], shape: Sequence[int]) -> NDArray[np.bool_]:
+    """Whether positions (n, 3) in voxels ZYX lie within a volume of this shape, its faces included."""
+    return np.all((voxels >= -0.5) & (voxels <= np.array(shape) - 0.5), axis=1)
+
+
 def _inside(positions: NDArray[np.float64], volume: Volume, table: Path) -> NDArray[np.float64]:
     """Positions in voxels, all inside the volume."""
-    shape = np.array(volume.data.shape)
-    voxels = positions + shape // 2
-    outside = ((voxels < -0.5) | (voxels > shape - 0.5)).any(axis=1)
+    voxels = positions + np.array(volume.data.shape) // 2
+    outside = ~are_inside(voxels, volume.data.shape)
     if outside.any():
         raise InputError(
             f"{table}: {outside.sum()} of {len(voxels)} particles lie outside {volume.path} of "

@@ -60,12 +60,16 @@ _LINING_REACH = 120.0  # Å from a mid-surface, as far as the middle of the coat
 
 @dataclass(frozen=True)
 class Placement:
-    """One copy in the specimen: its species, centre (Å from the volume's centre) and orientation."""
+    """One copy in the specimen: its species, centre (Å from the volume's centre) and orientation.
+
+    Units of a filament or shell share their instance.
+    """
 
     species: Macromolecule
     position_zyx: NDArray[np.float64]
     rotation_matrix: NDArray[np.float64]
     instance: int
+    in_membrane: bool = False
 
 
 @dataclass(frozen=True)
@@ -419,10 +423,11 @@ class _Builder:
             ) * self.config.voxel_size
             rotations = poses.rotations.cpu().numpy().astype(np.float64)
             molecule = poses.template.molecule
+            in_membrane = id(molecule) in self.in_membranes
             for position, rotation, instance in zip(
                 positions, rotations, poses.instances.tolist(), strict=True
             ):
-                placements.append(Placement(molecule, position, rotation, instance))
+                placements.append(Placement(molecule, position, rotation, instance, in_membrane))
         return placements
 
 

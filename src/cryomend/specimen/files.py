@@ -11,11 +11,11 @@ import torch
 import cryomend
 from cryomend.config import SpecimenConfig, dump_config
 from cryomend.io import InputError, atomic_path, check_folder, write_json, write_text, write_volume
-from cryomend.specimen.build import Specimen, build_specimen
+from cryomend.specimen.build import Placement, Specimen, build_specimen
 from cryomend.specimen.macromolecule import Macromolecule
 from cryomend.specimen.structure import find_structures
 
-__all__ = ["build_to_folder", "write_specimen"]
+__all__ = ["build_to_folder", "write_particles", "write_specimen"]
 
 _SHORTFALL = 0.01  # of the slab, below what was asked, that is worth an error
 
@@ -99,12 +99,12 @@ def write_specimen(directory: Path, specimen: Specimen) -> None:
         directory / "instances.mrc", specimen.instances.astype(np.float32), voxel_size=specimen.voxel_size
     )
     write_json(directory / "classes.json", {str(k): v for k, v in sorted(specimen.classes.items())})
-    _write_particles(directory / "particles.star", specimen)
+    write_particles(directory / "particles.star", specimen.placements)
     _draw_preview(directory / "preview.png", specimen)
 
 
-def _write_particles(path: Path, specimen: Specimen) -> None:
-    """Poses with RELION-5's names: coordinates from the tomogram centre in Å, Euler angles ZYZ.
+def write_particles(path: Path, placements: Sequence[Placement]) -> None:
+    """Write poses with RELION-5's names: coordinates from the tomogram centre in Å, Euler angles ZYZ.
 
     RELION's matrix A(rot, tilt, psi) carries the reference onto the particle and is the inverse of the
     intrinsic ZYZ rotation by its angles; it acts on XYZ columns.
@@ -113,7 +113,6 @@ def _write_particles(path: Path, specimen: Specimen) -> None:
     import starfile
     from scipy.spatial.transform import Rotation
 
-    placements = specimen.placements
     matrices = np.array([p.rotation_matrix[::-1, ::-1] for p in placements]).reshape(-1, 3, 3)
     angles = np.zeros((0, 3))
     if len(matrices):

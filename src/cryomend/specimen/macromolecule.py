@@ -24,6 +24,7 @@ __all__ = [
     "Macromolecule",
     "potential_grid",
     "sigma_of_resolution",
+    "template_grid",
 ]
 
 ICE_POTENTIAL = 4.57  # V, vitreous ice at 0.94 g/cm³ from the same form factors (CONVENTIONS.md)
@@ -236,3 +237,19 @@ def _cubic_spline(fraction: Tensor) -> Tensor:
     """Weights of the four neighbours -1, 0, 1, 2 of a point ``fraction`` after neighbour 0, last axis."""
     t, u = fraction, 1 - fraction
     return torch.stack([u**3, 4 - 6 * t**2 + 3 * t**3, 4 - 6 * u**2 + 3 * u**3, t**3], dim=-1) / 6
+
+
+def template_grid(molecule: Macromolecule, *, voxel_size: float) -> tuple[Tensor, float]:
+    """Potential of a macromolecule as a template to look for in a tomogram of ``voxel_size`` Å.
+
+    Its grid is twice as fine, and blurred by one of its points, so that it can be interpolated in every pose.
+
+    Returns
+    -------
+    density : Tensor of float32, shape (n, n, n)
+        As from `potential_grid`.
+    spacing : float
+        Of its grid, Å.
+    """
+    spacing = voxel_size / 2
+    return potential_grid(molecule, spacing=spacing, sigma=spacing), spacing
