@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import cryomend
 from cryomend.io import InputError
 
 BAD_VOLUMES = {
@@ -272,3 +273,17 @@ def test_installed_program_behaves_like_the_function(tmp_path):
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"cryomend: {tmp_path / 'absent.mrc'} does not exist; check the name\n"
+
+
+@pytest.mark.parametrize(("given", "found"), [({}, "1000"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")])
+def test_waiting_threads_leave_the_cores_to_others_unless_the_user_says_otherwise(given, found):
+    program = (
+        "import os, sys; from cryomend.cli import main; sys.argv = ['cryomend', '--version']\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    )
+    clean = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=clean | given, check=True, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["cryomend", cryomend.__version__, found, "False"]

@@ -28,6 +28,24 @@ noise_app = typer.Typer(
 )
 areas_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Areas for CNR and ENL.")
 
+
+def _tell_version(asked: bool) -> None:
+    from cryomend import __version__
+
+    if asked:
+        typer.echo(f"cryomend {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _all_commands(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="print it and end")
+    ] = False,
+) -> None:
+    """Restore cryo-electron tomograms."""
+
+
 # ---- specimen, acquire, simulate, reconstruct, train ----------------------------------------------
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML with the options of this stage")]
@@ -852,6 +870,7 @@ def benchmark(
 
 def main() -> None:
     """Run the command line; errors a user can cause end in one line on stderr and exit code 2."""
+    _share_cores()
     try:
         _run_command()
     except SystemExit as end:
@@ -862,6 +881,16 @@ def main() -> None:
             sys.stderr.flush()
             os._exit(end.code if isinstance(end.code, int) else 0 if end.code is None else 1)
         raise
+
+
+def _share_cores() -> None:
+    """Let threads that wait for each other sleep after some microseconds, unless the user has said otherwise.
+
+    They spin for milliseconds by default; where other programs run, each waits so for one that has no core.
+    To be called before torch is loaded; what is started later inherits it.
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = "1000"
 
 
 def _run_command() -> None:
