@@ -674,10 +674,11 @@ def evaluate(
                       odd_restored, confidence)  # fmt: skip
     how = CheckSettings(check, hold_out, band, model, device, protein.value, voxel_size, tilt_range)
     pick = template, particles, species, template_diameter, angular_step
+    chosen = choose_areas(areas, areas_of)
     with _progress_bar("checking") as show:
         further = _further_scores(json, volume, raw, half, pick, how, show)
         result = further | evaluate_and_check(
-            volume, given, how, truth_path=truth, areas=choose_areas(areas, areas_of), alone=not further,
+            volume, given, how, truth_path=truth, areas=chosen, alone=not further,
             negate=protein != truth_protein, report=report, on_progress=show,
         )  # fmt: skip
     _tell_result(json, result)

@@ -5,7 +5,9 @@ YAML and the command line are validated here and unpacked once, by keyword, into
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
@@ -842,7 +844,7 @@ def load_recipe(path: str | Path | None, *bases: dict[str, Any]) -> Recipe:
         As `load_config`.
     """
     values: dict[str, Any] = {}
-    for given in (*bases, {} if path is None else _read_with_base(Path(path))):
+    for given in (*bases, {} if path is None else _read_with_base(Path(path), read=_read_yaml)):
         values = _merge(values, given)
     try:
         return Recipe.model_validate(values)
@@ -852,38 +854,47 @@ def load_recipe(path: str | Path | None, *bases: dict[str, Any]) -> Recipe:
         raise ValidationError.from_exception_data(str(path), error.errors()) from None  # type: ignore[arg-type]
 
 
-def load_benchmark(path: Path) -> BenchmarkConfig:
-    """Read a recipe of a benchmark (TOML) over the one of its own folder that it names as its ``base``.
+def load_benchmark(path: Path, *, named: Mapping[str, Path] | None = None) -> BenchmarkConfig:
+    """Read a recipe of a benchmark (TOML) over the one that it names as its ``base``.
+
+    Parameters
+    ----------
+    path : Path
+        The recipe; its base is a file of the same folder, or one of ``named``.
+    named : mapping of str to Path, optional
+        Recipes that are known by name.
 
     Raises
     ------
     ValueError
-        If the file is missing, is no TOML or holds a key or value that the model refuses (pydantic names it
-        by its dotted path).
+        If a file is missing, is no TOML, leads back to itself or holds a key or value that the model refuses
+        (pydantic names it by its dotted path).
     """
-    values = read_toml(path)
-    base = values.pop("base", None)
-    if base is not None:
-        below = read_toml(path.parent / str(base))
-        if "base" in below:
-            raise ValueError(f"{path.parent / str(base)}: a base has no base of its own; leave that out")
-        values = _merge(below, values)
+    values = _read_with_base(path, read=read_toml, named=named or {})
     try:
         return BenchmarkConfig.model_validate(values)
     except ValidationError as error:
         raise ValidationError.from_exception_data(str(path), error.errors()) from None  # type: ignore[arg-type]
 
 
-def _read_with_base(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A YAML file over the one that it names as its base."""
-    values = _read_yaml(path)
+def _read_with_base(
+    path: Path,
+    above: tuple[Path, ...] = (),
+    *,
+    read: Callable[[Path], dict[str, Any]],
+    named: Mapping[str, Path] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Options of a file over those of the one that it names as its base."""
+    values = read(path)
     base = values.pop("base", None)
     if base is None:
         return values
     file = path.parent / str(base)
+    if not file.is_file():
+        file = named.get(str(base).removesuffix(".toml"), file)
     if file.resolve() in (path.resolve(), *above):
         raise ValueError(f"{path}: base {base} leads back to itself; name another file or leave it out")
-    return _merge(_read_with_base(file, (path.resolve(), *above)), values)
+    return _merge(_read_with_base(file, (path.resolve(), *above), read=read, named=named), values)
 
 
 def _merge(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

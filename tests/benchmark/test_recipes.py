@@ -86,8 +86,16 @@ def test_an_unknown_recipe_is_refused_with_the_names():
         read_recipe("tinny")
 
 
-def test_a_base_must_not_have_one_itself(tmp_path):
+def test_a_base_that_leads_back_is_refused(tmp_path):
     (tmp_path / "a.toml").write_text('base = "b.toml"')
     (tmp_path / "b.toml").write_text('base = "a.toml"')
-    with pytest.raises(ValueError, match="a base has no base of its own"):
+    with pytest.raises(ValueError, match=r"b.toml: base a.toml leads back to itself"):
         read_recipe(str(tmp_path / "a.toml"))
+
+
+@pytest.mark.parametrize("base", ["small", "small.toml"])
+def test_a_recipe_of_the_package_can_be_the_base_of_ones_own(tmp_path, base):
+    (tmp_path / "a.toml").write_text(f'base = "{base}"\n[external.isonet2]\ncommand = "isonet {{output}}"\n')
+    mine, theirs = read_recipe(str(tmp_path / "a.toml")), read_recipe("small")
+    assert mine.external.keys() == {"isonet2", *theirs.external}
+    assert mine.simulated == theirs.simulated

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -217,3 +220,56 @@ def test_areas_that_leave_the_tomogram_or_overlap_are_refused_before_it_is_made(
             scaled_down("empiar-10045", areas=str(tmp_path / "a.toml")), tmp_path / "cases", tmp_path
         )
     assert not (tmp_path / "cases" / "IS002_291013_005" / "whole.mrc").exists()
+
+
+def test_halves_of_another_size_or_pixel_are_refused_with_both(tmp_path):
+    lay_out_stack(tmp_path)
+    place = tmp_path / "data" / "ribosomes" / "Tomograms" / "05"
+
+    def halves(data, voxel_size):
+        for end in ("EVN", "ODD"):
+            write_volume(place / f"IS002_291013_005_{end}.mrcs", data, voxel_size=voxel_size, stack=True)
+
+    halves(images()[:-1, 0], 2.17)
+    with pytest.raises(InputError, match=r"_EVN.mrcs has \(8, 32, 32\).*005.mrcs \(9, 32, 32\)"):
+        prepare_cases(scaled_down("empiar-10045"), tmp_path / "cases", tmp_path)
+    halves(images()[:, 0], 3.0)
+    with pytest.raises(InputError, match=r"_EVN.mrcs has pixels of 3 Å, .*005.mrcs of 2.17 Å"):
+        prepare_cases(scaled_down("empiar-10045"), tmp_path / "cases", tmp_path)
+
+
+def test_files_of_one_series_are_taken_and_not_mixed_with_another(tmp_path):
+    for name in ("TS_01", "TS_02", "TS_010"):
+        write_volume(tmp_path / f"{name}.st", images()[:, 0], voxel_size=5.0, stack=True)
+        (tmp_path / f"{name}.xf").write_text("1 0 0 1 0 0\n" * len(ANGLES))
+        write_tilt_angles(tmp_path / f"{name}.tlt", ANGLES)
+    for end in ("EVN", "ODD"):
+        write_volume(tmp_path / f"TS_02_{end}.st", images()[:, 0], voxel_size=5.0, stack=True)
+    config = scaled_down("empiar-10643", tilts=("TS_02*.st",))
+    (case,) = prepare_cases(config, tmp_path / "cases", tmp_path)
+    files = json.loads((case.folder / "case.json").read_text())["files"]
+    assert {key: Path(path).name for key, path in files.items()} == {
+        "tilts": "TS_02.st", "even": "TS_02_EVN.st", "odd": "TS_02_ODD.st", "angles": "TS_02.tlt",
+        "alignment": "TS_02.xf",
+    }  # fmt: skip
+    (tmp_path / "TS_02.xf").unlink()
+    with pytest.raises(InputError, match=r"2 files may be the alignment of .*TS_02.st, such as .*TS_01.xf"):
+        prepare_cases(config, tmp_path / "cases", tmp_path)
+
+
+def test_what_a_benchmark_has_written_below_its_data_is_no_data(tmp_path):
+    lay_out_frames(tmp_path)
+    cases = tmp_path / "bench" / "cases"
+    (first,) = prepare_cases(scaled_down("empiar-10643"), cases, tmp_path)
+    assert (cases / "tomogram" / "recorded_EVN.mrc").is_file()
+    (again,) = prepare_cases(scaled_down("empiar-10643"), cases, tmp_path)
+    assert again.digest == first.digest
+
+
+def test_whole_paths_may_be_patterns_and_empty_ones_not(tmp_path):
+    lay_out_stack(tmp_path / "elsewhere")
+    (stack,) = (tmp_path / "elsewhere").rglob("*.mrcs")
+    config = scaled_down("empiar-10045", tilts=(str(stack),), angles=(str(stack.with_suffix(".tlt")),))
+    assert prepare_cases(config, tmp_path / "cases", tmp_path)
+    with pytest.raises(InputError, match="a pattern of the recipe is empty"):
+        prepare_cases(scaled_down("empiar-10045", tilts=("",)), tmp_path / "cases", tmp_path)

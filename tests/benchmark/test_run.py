@@ -18,6 +18,7 @@ from cryomend.benchmark import METHODS, BenchmarkOptions, read_recipe, run_bench
 from cryomend.benchmark.digest import digest_of_given
 from cryomend.benchmark.job import Job
 from cryomend.benchmark.row import do_job
+from cryomend.io import InputError
 
 PYTHON = shlex.quote(sys.executable)
 COPY = f"{PYTHON} -c 'import shutil, sys; shutil.copy(*sys.argv[1:])' {{tomogram}} {{output}}"
@@ -75,10 +76,44 @@ def test_a_failing_program_marks_its_row_and_the_others_go_on(recipe, tmp_path, 
     assert rows["bad"]["status"] == "failed"
     assert "no licence" in rows["bad"]["error"]
     assert rows["good"]["corr."] == rows["wbp"]["corr."]
-    assert "--sys" not in rows["good"]["external_command"]
+    assert str(out / "cases" / "ball" / "whole.mrc") in rows["good"]["external_command"]
     assert any(line.startswith("| bad (failed) | -") for line in lines)
     run_benchmark(str(recipe(more)), out, options(methods="bad,good,wbp"))
     assert in_process[3:] == ["ball--bad"]  # what failed is tried again
+
+
+def test_files_of_a_command_are_found_from_where_it_runs_and_their_changes_seen(
+    recipe, tmp_path, in_process, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    script = tmp_path / "copy.py"
+    script.write_text("import shutil, sys; shutil.copy(*sys.argv[1:])")
+    path = recipe(external("mine", f"{PYTHON} copy.py {{tomogram}} {{output}}"))
+    run_benchmark(str(path), tmp_path / "out", options(methods="mine"))
+    run_benchmark(str(path), tmp_path / "out", options(methods="mine"))
+    assert in_process == ["ball--mine"]
+    assert rows_of(tmp_path / "out")[0]["status"] == "done"
+    script.write_text("import shutil, sys; shutil.copy(*sys.argv[1:])  # better")
+    run_benchmark(str(path), tmp_path / "out", options(methods="mine"))
+    assert in_process == ["ball--mine"] * 2
+
+
+def test_a_program_that_needs_what_a_tomogram_lacks_fails_in_one_line(recipe, tmp_path, in_process):
+    path = recipe(external("mine", f"{PYTHON} -c 0 {{first}} {{output}}"))
+    path.write_text(path.read_text().replace("blanks = 1", 'blanks = 1\nhalves = "tilts"'))
+    run_benchmark(str(path), tmp_path / "out", options(methods="mine"))
+    assert rows_of(tmp_path / "out")[0]["error"] == "the command asks for {first}, which ball does not have"
+
+
+def test_a_fit_that_failed_is_not_tried_again_for_the_next_row(recipe, tmp_path, in_process, monkeypatch):
+    def fail(job, run):
+        raise InputError("no empty area")
+
+    monkeypatch.setattr("cryomend.benchmark.row.fit_noise_model", fail)
+    path = recipe("[ablation]\npairs = 2\n")
+    lines = run_benchmark(str(path), tmp_path / "out", options(table="lambda"))
+    assert in_process == ["noise"]
+    assert sum("failed: no empty area" in line for line in lines) == 4
 
 
 @pytest.mark.parametrize(("halves", "learned_from"), [("frames", "frames"), ("tilts", "neighbouring tilts")])
@@ -97,6 +132,7 @@ def test_options_that_do_not_fit_are_refused(recipe, tmp_path, run_cli):
     for given, message in (
         (["--methods", "wpb"], "unknown method 'wpb'; choose from wbp"),
         (["--table", "tables"], "unknown table 'tables'; choose from methods, noise, lambda"),
+        (["--methods", ","], "no method is named; choose from wbp"),
         (["--table", "noise", "--methods", "wbp"], "--methods belongs to --table methods"),
         (["--data", tmp_path], "simulates its data; leave out --data"),
         (["--device", "abacus"], "unknown device 'abacus'"),

@@ -66,6 +66,8 @@ def test_blanks_hold_noise_alone(simulated, tmp_path):
 def test_unknown_kinds_and_noise_without_electrons_are_refused(simulated, tmp_path):
     with pytest.raises(InputError, match="no kind 'cube'; there are ball"):
         simulate_cases(changed(simulated, kinds=("cube",)), tmp_path)
+    with pytest.raises(InputError, match="a kind is named twice; name each once and set repeats"):
+        simulate_cases(changed(simulated, kinds=("ball", "ball")), tmp_path)
     acquisition = simulated.simulation.acquisition.model_copy(update={"snr": 0.1})
     simulation = simulated.simulation.model_copy(update={"acquisition": acquisition})
     with pytest.raises(InputError, match="halves count electrons; set fluence instead"):

@@ -66,6 +66,8 @@ def test_particles_count_in_the_tomograms_that_have_some(tmp_path):
     first, second = record("a", 0.8), record("b", 0.6)
     first["scores"]["particles"] = found
     assert mean_scores(Row("x", [first, second]))["F1"] == 0.5
+    alone = first | {"scores": {"particles": found}}  # neither truth nor areas
+    write_table_files(tmp_path, "methods", "t", [Row("x", [alone])], [Tomogram("a")])
     sought = {"species": "thing", "voxels_zyx": [[1.0, 2.0, 3.0]] * 7}
     lines = write_table_files(
         tmp_path, "methods", "t", [Row("x", [first, second])],

@@ -96,7 +96,8 @@ def test_different_shapes_are_refused(halves):
 
 def test_halves_that_are_one_another_are_refused_instead_of_an_fsc_of_one(signal, halves):
     one, _ = halves
-    for copy in (one.clone(), -one):
+    rounded = (one / one.abs().max() * 127).round()
+    for copy in (one.clone(), -one, 2 * one + 1, rounded):
         with pytest.raises(ValueError, match=r"same voxels, so their FSC would be 1 everywhere"):
             compare_halves(signal, one, copy, voxel_size=10.0)
         with pytest.raises(ValueError, match="same voxels"):

@@ -76,6 +76,18 @@ def test_positions_are_read_in_angstrom_from_the_centre_and_by_species(folder: P
     assert read_particles("nameless.star")[1] is None
 
 
+def test_of_a_table_of_several_tomograms_the_rows_of_one_are_taken(folder: Path) -> None:
+    text = (folder / "nameless.star").read_text().splitlines()
+    rows = [f"{row} TS_{n % 2}" for n, row in enumerate(text[-len(PLACES) :])]
+    text[-len(PLACES) :] = ["_rlnTomoName #4", *rows]
+    Path("project.star").write_text("\n".join(text) + "\n")
+    centre = np.array([n // 2 for n in SHAPE])
+    positions, _ = read_particles("project.star", tomogram="TS_1")
+    np.testing.assert_allclose(positions / 10 + centre, PLACES[1::2])
+    with pytest.raises(InputError, match=r"several tomograms \(TS_0, TS_1\), none called raw; give those of"):
+        read_particles("project.star", tomogram="raw")
+
+
 def test_the_table_of_a_specimen_is_read(tmp_path: Path) -> None:
     from cryomend.specimen import load_structure
     from cryomend.specimen.build import Placement, Specimen

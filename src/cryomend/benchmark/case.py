@@ -27,8 +27,9 @@ from cryomend.io import (
 from cryomend.reconstruction import reconstruct_wbp
 from cryomend.specimen.macromolecule import Macromolecule, template_grid
 
-__all__ = ["Case", "Particles", "read_case", "standardise_tilts", "write_case"]
+__all__ = ["LAYOUT", "Case", "Particles", "open_case", "read_case", "standardise_tilts", "write_case"]
 
+LAYOUT = 2  # of the files; a case of another is made anew
 _FACTS = "case.json"
 _STACKS = ("tilts", "first", "second")
 
@@ -117,6 +118,12 @@ def standardise_tilts(images: Tensor, like: Tensor | None = None) -> Tensor:
     return (images - images.mean(dim=(1, 2), keepdim=True)) / std.clamp(min=1e-12)
 
 
+def open_case(folder: Path) -> None:
+    """Make the folder of a case; one that stood there is complete no more."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _FACTS).unlink(missing_ok=True)
+
+
 def write_case(
     folder: Path,
     *,
@@ -161,15 +168,8 @@ def write_case(
     cryomend.io.InputError
         If the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (
-        _FACTS,
-        "first.mrc",
-        "second.mrc",
-        "truth.mrc",
-        "areas.toml",
-        "template.mrc",
-    ):  # of a case that stood here
+    open_case(folder)
+    for name in ("first.mrc", "second.mrc", "truth.mrc", "areas.toml", "template.mrc"):
         (folder / name).unlink(missing_ok=True)
     size = float(facts["voxel_size"])
     _write(folder / "tilts.mrc", tilts, size, stack=True)

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from cryomend.benchmark.case import Case
+from cryomend.benchmark.digest import digest_of_files
 from cryomend.benchmark.methods import Result, Run
 from cryomend.io import InputError, read_volume
 
-__all__ = ["check_template", "fill_template", "run_external"]
+__all__ = ["check_template", "fill_template", "pin_files", "run_external"]
 
 _LAST_LINES = 5
 _FIELDS = (
@@ -33,16 +34,29 @@ def check_template(name: str, command: str) -> None:
     """
     where = f"external.{name}.command"
     try:
-        words = shlex.split(command)
-        used = {
-            field for word in words for _, field, _, _ in string.Formatter().parse(word) if field is not None
-        }
+        words, used = shlex.split(command), _used(command)
     except ValueError as error:
         raise InputError(f"{where}: {str(error).lower()} in {command!r}; repair it") from None
     if not words:
         raise InputError(f"{where} is empty; write the program and its arguments")
     if unknown := sorted(used - set(_FIELDS)):
         raise InputError(f"{where}: unknown placeholder {{{unknown[0]}}}; there are {', '.join(_FIELDS)}")
+
+
+def _used(command: str) -> set[str]:
+    """Placeholders of a template."""
+    parsed = (part for word in shlex.split(command) for part in string.Formatter().parse(word))
+    return {field for _, field, _, _ in parsed if field is not None}
+
+
+def pin_files(settings: dict[str, Any]) -> dict[str, Any]:
+    """Name the files of a command by their whole paths, as it runs elsewhere, and note what they are."""
+    words = shlex.split(settings["command"])
+    files = {
+        i: Path(word).resolve() for i, word in enumerate(words) if "{" not in word and Path(word).is_file()
+    }
+    pinned = shlex.join(str(files.get(i, word)) for i, word in enumerate(words))
+    return settings | {"command": pinned, "files": digest_of_files(list(files.values()))}
 
 
 def fill_template(command: str, values: dict[str, Any]) -> list[str]:
@@ -77,10 +91,13 @@ def run_external(command: str, minutes: float | None, case: Case, run: Run, fold
         If the program cannot be started, fails, takes too long, or leaves no volume of the case's shape; its
         last lines are in the message.
     """
+    values = _values(case, run, folder, folder / "output.mrc")
+    if "" in values.values() and (missing := sorted(k for k in _used(command) if values[k] == "")):
+        raise InputError(f"the command asks for {{{missing[0]}}}, which {case.name} does not have")
     folder.mkdir(parents=True, exist_ok=True)
     output = folder / "output.mrc"
     output.unlink(missing_ok=True)
-    words = fill_template(command, _values(case, run, folder, output))
+    words = fill_template(command, values)
     log = folder / "log.txt"
     try:
         with log.open("wb") as file:

@@ -197,16 +197,18 @@ def write_page(folder: Path, names: Sequence[str]) -> Path:
     Path
     """
     parts = []
-    title = "benchmark"
+    titles: dict[str, None] = {}
     for name in names:
         path = folder / f"table_{name}.json"
         if not path.is_file():
             continue
         table = json.loads(path.read_text(encoding="utf-8"))
-        title = table["title"]
+        titles[table["title"]] = None
+        heading = html.escape(f"{table['title']}: {name}")
         pictures = sorted(folder.glob(f"{name}_*.png"))
-        parts += [f"<h2>Table: {html.escape(name)}</h2>", _html_table(table), _html_notes(table["notes"])]
+        parts += [f"<h2>{heading}</h2>", _html_table(table), _html_notes(table["notes"])]
         parts += [_html_picture(picture, name) for picture in pictures]
+    title = ", ".join(titles) or "benchmark"
     head = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(title)}</title>"
     page = folder / "benchmark.html"
     body = "\n".join([f"<h1>{html.escape(title)}</h1>", *parts])

@@ -50,7 +50,7 @@ def read_recipe(name_or_path: str) -> BenchmarkConfig:
         raise InputError(
             f"no recipe {name_or_path!r}; there are {', '.join(named)}; or give a TOML file of your own"
         )
-    config = load_benchmark(path)
+    config = load_benchmark(path, named=named)
     if (config.simulated is None) == (not config.tomograms):
         raise InputError(f"{path}: a recipe has either [simulated] or [[tomograms]]; write one of them")
     names = [one.name for one in config.tomograms]
@@ -70,9 +70,11 @@ def check_methods(config: BenchmarkConfig, names: tuple[str, ...]) -> None:
     Raises
     ------
     cryomend.io.InputError
-        If so; the message lists those there are.
+        If so, or if there are none; the message lists those there are.
     """
     known = known_methods(config)
+    if not names:
+        raise InputError(f"no method is named; choose from {', '.join(known)}")
     if unknown := [name for name in names if name not in known]:
         raise InputError(f"unknown method {unknown[0]!r}; choose from {', '.join(known)}")
     if len(set(names)) < len(names):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cryomend import __version__
-from cryomend.benchmark.case import Case, Particles, read_case, write_case
+from cryomend.benchmark.case import LAYOUT, Case, Particles, open_case, read_case, write_case
 from cryomend.benchmark.digest import digest_of, digest_of_files
 from cryomend.config import BenchmarkConfig, RecordedDataConfig
 from cryomend.evaluation import Areas, choose_areas
@@ -35,6 +36,7 @@ from cryomend.specimen.macromolecule import Macromolecule
 
 __all__ = ["prepare_cases", "sum_frames"]
 
+_HALVES = ("_EVN", "_ODD", "_even", "_odd")
 _FRAMES = (".mrc", ".mrcs", ".tif", ".tiff")
 
 
@@ -80,41 +82,69 @@ def prepare_cases(config: BenchmarkConfig, folder: Path, data: Path | None) -> l
         raise InputError(f"{config.title}: say where the files are with --data DIR{page}")
     if not where.is_dir():
         raise InputError(f"{where}: no such folder; give it with --data DIR{page}")
-    found = [(one, _find_files(one, where, page)) for one in config.tomograms]  # all, before any work
+    own = {folder.resolve(), folder.parent.resolve() / "rows"}  # what a benchmark has written is no data
+    found = [(one, _find_files(one, where, own, page)) for one in config.tomograms]  # all, before any work
     return [_prepare(one, files, folder / one.name) for one, files in found]
 
 
-def _find_files(config: RecordedDataConfig, where: Path, page: str) -> _Files:
+def _find_files(config: RecordedDataConfig, where: Path, own: set[Path], page: str) -> _Files:
     """The files of a tomogram."""
-    tilts, movies = _first(where, config.tilts), None
+    if bool(config.particles) != bool(config.template):
+        raise InputError(f"{config.name}: particles and template belong together; write both or neither")
+    tilts, movies = (
+        _first([p for p in _matches(where, config.tilts, own) if not p.stem.endswith(_HALVES)]),
+        None,
+    )
     if tilts is None:
-        tilts = movies = _first(where, config.frames)
+        tilts = movies = _first(_matches(where, config.frames, own))
     if tilts is None:
         looked = " or ".join([*config.tilts, *config.frames])
         raise InputError(f"{where}: no tilt series of {config.name}; looked for {looked}{page}")
     others = {}
-    if bool(config.particles) != bool(config.template):
-        raise InputError(f"{config.name}: particles and template belong together; write both or neither")
-    for name in ("even", "odd", "angles", "alignment", "particles"):
+    for name in ("even", "odd", "angles", "alignment", "ctf", "particles"):
         patterns = getattr(config, name)
-        others[name] = _first(where, patterns)
-        if patterns and others[name] is None and name not in ("even", "odd"):
+        others[name] = _of_series(_matches(where, patterns, own), tilts, name)
+        if patterns and others[name] is None and name in ("angles", "alignment", "particles"):
             raise InputError(f"{where}: no {name} of {config.name}; looked for {' or '.join(patterns)}{page}")
     if (others["even"] is None) != (others["odd"] is None):
         raise InputError(f"{where}: only one half of {config.name}; give both stacks or neither")
     angles = others.pop("angles") or (find_tilt_angles(tilts) if movies is None else movies)
     aligned = others["alignment"]
     if angles is None and (aligned is None or aligned.suffix != ".aln"):  # an .aln has angles of its own
-        angles = _first(where, config.frames)  # a stack of the user's own beside the .mdoc
-    return _Files(tilts, angles=angles, ctf=_first(where, config.ctf), frames=movies, **others)
+        angles = _of_series(
+            _matches(where, config.frames, own), tilts, "frames"
+        )  # the .mdoc of a user's stack
+    return _Files(tilts, angles=angles, frames=movies, **others)
 
 
-def _first(where: Path, patterns: Sequence[str]) -> Path | None:
-    """The first file, by name, of the first pattern that fits."""
+def _matches(where: Path, patterns: Sequence[str], own: set[Path]) -> list[Path]:
+    """Files that fit the first pattern that any fits, by name; none of the benchmark's own folder."""
     for pattern in patterns:
-        if found := sorted(path for path in where.glob(pattern) if path.is_file()):
-            return found[0]
-    return None
+        if not pattern:
+            raise InputError("a pattern of the recipe is empty; write what to look for, or leave it out")
+        absolute = Path(pattern).is_absolute()
+        found = [Path(pattern)] if absolute else sorted(where.glob(pattern))
+        if files := [p for p in found if p.is_file() and not own & {*p.resolve().parents}]:
+            return files
+    return []
+
+
+def _first(files: Sequence[Path]) -> Path | None:
+    return files[0] if files else None
+
+
+def _of_series(files: Sequence[Path], tilts: Path, name: str) -> Path | None:
+    """The file of a tilt series among some: the only one, or the first whose name begins as the series'."""
+    if len(files) < 2:
+        return _first(files)
+    stem = tilts.name.split(".")[0]
+    own = [p for p in files if re.match(rf"{re.escape(stem)}(?![A-Za-z0-9])", p.name)]
+    if not own:
+        raise InputError(
+            f"{len(files)} files may be the {name} of {tilts}, such as {files[0]}, none named like it; "
+            "name the one to take in the recipe"
+        )
+    return own[0]
 
 
 def _prepare(config: RecordedDataConfig, files: _Files, folder: Path) -> Case:
@@ -123,16 +153,18 @@ def _prepare(config: RecordedDataConfig, files: _Files, folder: Path) -> Case:
     inputs += [Path(x) for x in (config.areas, config.template) if x and Path(x).is_file()]
     if files.frames is not None:
         inputs += _find_movies(files.frames)
-    digest = digest_of(__version__, config.model_dump(mode="json"), digest_of_files(inputs))
+    digest = digest_of(__version__, LAYOUT, config.model_dump(mode="json"), digest_of_files(inputs))
     if (folder / "case.json").is_file() and (case := read_case(folder)).digest == digest:
         return case
     areas = _read_areas(config)
     molecule = None if config.template is None else load_structure(config.template)
-    folder.mkdir(parents=True, exist_ok=True)
+    open_case(folder)
     paths = [path for path in (files.tilts, files.even, files.odd) if path is not None]
     if files.frames is not None:
         paths = list(sum_frames(files.frames, folder, config.reconstruction.pixel_size))
     stacks = [open_stack(path, pixel_size=config.reconstruction.pixel_size) for path in paths]
+    for half in stacks[1:]:
+        _require_like(half, stacks[0])
     plan = plan_preparation(
         stacks[0],
         config=config.reconstruction,
@@ -170,6 +202,21 @@ def _prepare(config: RecordedDataConfig, files: _Files, folder: Path) -> Case:
     )
 
 
+def _require_like(half: Volume, whole: Volume) -> None:
+    """Refuse a half that is of another series."""
+    shapes = tuple(half.data.shape), tuple(whole.data.shape)
+    if shapes[0] != shapes[1]:
+        raise InputError(
+            f"{half.path} has {shapes[0]} pixels (tilt, Y, X), {whole.path} {shapes[1]}; "
+            "give halves of this series"
+        )
+    if abs(half.voxel_size - whole.voxel_size) > 1e-3 * whole.voxel_size:
+        raise InputError(
+            f"{half.path} has pixels of {half.voxel_size:g} Å, {whole.path} of {whole.voxel_size:g} Å; "
+            "set reconstruction.pixel_size in the recipe if they are of one series"
+        )
+
+
 def _read_particles(
     config: RecordedDataConfig,
     files: _Files,
@@ -180,7 +227,8 @@ def _read_particles(
     """What is to be looked for in a tomogram."""
     if files.particles is None or molecule is None:
         return None
-    voxels = read_particles(files.particles, config.species)[0] / voxel_size + np.array(shape) // 2
+    positions, _ = read_particles(files.particles, config.species, config.name)
+    voxels = positions / voxel_size + np.array(shape) // 2
     if outside := int((~are_inside(voxels, shape)).sum()):
         raise InputError(
             f"{files.particles}: {outside} of {len(voxels)} particles lie outside {config.name} of {shape} "

@@ -28,7 +28,7 @@ from cryomend.benchmark.methods import METHODS, Result, Run, restore_with
 from cryomend.evaluation import evaluate_volume
 from cryomend.evaluation.picking import ANGULAR_STEP, score_picking
 from cryomend.evaluation.rotation_grid import rotation_grid
-from cryomend.io import write_json, write_volume
+from cryomend.io import InputError, write_json, write_volume
 from cryomend.restoration.predict import choose_device
 
 __all__ = ["do_job", "main", "peak_memory_gib", "score_volume"]
@@ -99,6 +99,8 @@ def _do(job: Job, progress: Callable[[float, str], None]) -> dict[str, Any]:
     start, cpu = time.perf_counter(), _processor_seconds()
     result = _restore(job, case, run)
     volume = result.volume.float().cpu()
+    if tuple(volume.shape) != case.shape:
+        raise InputError(f"{job.name} has {tuple(volume.shape)} voxels, the tomogram {case.shape}")
     spent = {"seconds": time.perf_counter() - start, "processor_seconds": _processor_seconds() - cpu}
     facts = spent | _memory(device)
     write_volume(job.result, volume.numpy(), voxel_size=case.voxel_size, label=f"cryomend {job.name}"[:79])

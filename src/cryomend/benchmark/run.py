@@ -18,6 +18,7 @@ import torch
 from cryomend import __version__
 from cryomend.benchmark.case import Case
 from cryomend.benchmark.digest import digest_of, digest_of_content, digest_of_given
+from cryomend.benchmark.external import pin_files
 from cryomend.benchmark.fit_models import variant_settings
 from cryomend.benchmark.job import Job, read_record
 from cryomend.benchmark.methods import METHODS
@@ -139,7 +140,7 @@ class _Planner:
         if name == PER_DATA_SET:
             return self._restored(name, [self._job(name, "data-set", self._data_set(), self._data())])
         if name in self.config.external:
-            action, settings = "external", self.config.external[name].model_dump()
+            action, settings = "external", pin_files(self.config.external[name].model_dump())
         else:
             action, settings = "method", {"method": name} | METHODS[name].settings(self.config)
         jobs = [self._job(f"{c.name}--{name}", action, settings, c.digest, c) for c in self.cases]
@@ -229,10 +230,13 @@ def _run_rows(planned: Sequence[_Planned], on_progress: Progress) -> list[Row]:
     total = sum(len(row.fits) + len(row.jobs) for row in planned)
     before = 0
     rows = []
+    fitted: dict[str, dict[str, Any]] = {}  # by key: what failed is not tried again for the next row
     for row in planned:
         fits: list[dict[str, Any]] = []
         for job in row.fits:
-            fits.append(_run_unless_broken(job, fits, before, total, on_progress))
+            if job.key not in fitted:
+                fitted[job.key] = _run_unless_broken(job, fits, before, total, on_progress)
+            fits.append(fitted[job.key])
             before += 1
         records = []
         for job in row.jobs:

@@ -14,7 +14,15 @@ from cryomend import __version__
 from cryomend.acquisition.acquire import acquire_halves, acquire_tilt_series
 from cryomend.acquisition.exposure import draw_exposure, draw_tilt_angles
 from cryomend.benchmark.areas import find_areas
-from cryomend.benchmark.case import Case, Particles, read_case, standardise_tilts, write_case
+from cryomend.benchmark.case import (
+    LAYOUT,
+    Case,
+    Particles,
+    open_case,
+    read_case,
+    standardise_tilts,
+    write_case,
+)
 from cryomend.benchmark.digest import digest_of, digest_of_structure
 from cryomend.config import SimulatedDataConfig, SpecimenConfig
 from cryomend.evaluation.picking import are_inside
@@ -64,6 +72,8 @@ def simulate_cases(
     kinds = config.simulation.specimens
     if unknown := [kind for kind in config.kinds if kind not in kinds]:
         raise InputError(f"simulated.kinds: no kind {unknown[0]!r}; there are {', '.join(sorted(kinds))}")
+    if len(set(config.kinds)) < len(config.kinds):
+        raise InputError("simulated.kinds: a kind is named twice; name each once and set repeats")
     names = config.kinds or tuple(sorted(kinds))
     if not names:
         raise InputError("simulated.simulation.specimens: no kind of specimen; write at least one")
@@ -93,10 +103,10 @@ def _simulate(
     if config.shape is not None:
         specimen_config = specimen_config.model_copy(update={"shape": config.shape})
     acquisition = config.simulation.acquisition
-    digest = digest_of(
-        __version__, seed, specimen_config.model_dump(mode="json"), acquisition.model_dump(mode="json"),
-        config.halves, [[digest_of_structure(s) for s in group] for group in given],
-    )  # fmt: skip
+    made_by = (__version__, LAYOUT, torch.device(device).type, seed)
+    made_from = (specimen_config.model_dump(mode="json"), acquisition.model_dump(mode="json"), config.halves)
+    structures = [[digest_of_structure(s) for s in group] for group in given]
+    digest = digest_of(*made_by, *made_from, structures)
     if (folder / "case.json").is_file() and (case := read_case(folder)).digest == digest:
         return case
     rng = np.random.default_rng(seed)
@@ -111,7 +121,7 @@ def _simulate(
     if exposure.snr is not None:
         raise InputError("simulated.simulation.acquisition.snr: halves count electrons; set fluence instead")
     series = acquire_halves(specimen.density, angles, pixel_size=size, exposure=exposure, generator=generator)
-    folder.mkdir(parents=True, exist_ok=True)
+    open_case(folder)
     write_volume(folder / "recorded.mrc", series.images.cpu().numpy(), voxel_size=size, stack=True)
     write_particles(folder / "particles.star", specimen.placements)
     halves = tuple(standardise_tilts(half, series.images) for half in (series.even, series.odd))

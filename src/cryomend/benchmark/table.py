@@ -269,7 +269,7 @@ def _notes(rows: Sequence[Row], cases: Sequence[Case]) -> list[str]:
         "means that the machine had other work); fit seconds those of a model fitted once for all. Peak "
         "memory is the largest resident of the row's own process, which holds 0.4 GiB before it begins.",
     ]
-    scaling = next((r["scores"]["scaling"] for row in rows for r in row.finished if r["scores"]), None)
+    scaling = next((s for row in rows for r in row.finished if (s := r["scores"].get("scaling"))), None)
     if scaling:
         notes.append("; ".join(f"{k.replace('_', ' ')}: {v}" for k, v in scaling.items()) + ".")
     sought = [f"{len(s['voxels_zyx'])} of {s['species']} in {c.name}" for c in cases if (s := c.sought)]

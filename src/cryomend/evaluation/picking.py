@@ -33,7 +33,7 @@ APART = 0.5  # of the diameter: nearest that two picks may be
 TOLERANCE = 0.25  # of the diameter: farthest that a pick may be from its particle
 PICKS_PER_PARTICLE = 5  # at most; an F1 above 1/3 never needs more
 COORDINATES = tuple(f"rlnCenteredCoordinate{axis}Angst" for axis in "ZYX")
-NAME = "rlnTomoParticleName"
+NAME, TOMOGRAM = "rlnTomoParticleName", "rlnTomoName"
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,9 @@ class PickSettings:
     voxel_size: float | None = None
 
 
-def read_particles(path: str | Path, species: str | None = None) -> tuple[NDArray[np.float64], str | None]:
+def read_particles(
+    path: str | Path, species: str | None = None, tomogram: str | None = None
+) -> tuple[NDArray[np.float64], str | None]:
     """Read particle positions from a star file, as `cryomend specimen` and RELION-5 write them.
 
     Parameters
@@ -67,6 +69,8 @@ def read_particles(path: str | Path, species: str | None = None) -> tuple[NDArra
         With ``rlnCenteredCoordinateXAngst`` and its like, Å from the centre of the tomogram.
     species : str, optional
         What stands before the first slash of ``rlnTomoParticleName``; may be left out if all are one.
+    tomogram : str, optional
+        ``rlnTomoName`` of the rows to take, where a table has several.
 
     Returns
     -------
@@ -78,11 +82,22 @@ def read_particles(path: str | Path, species: str | None = None) -> tuple[NDArra
     Raises
     ------
     InputError
-        If the file is no such table, holds no particle of the species, or several species and none is chosen.
+        If the file is no such table, holds no particle of the species, several species and none is chosen, or
+        several tomograms and not this one.
     """
     columns = read_star_columns(path, COORDINATES)
     positions = np.stack([columns[name] for name in COORDINATES], axis=1)
-    names = read_star_texts(path, COORDINATES[:1], optional=[NAME]).get(NAME)
+    words = read_star_texts(path, COORDINATES[:1], optional=[NAME, TOMOGRAM])
+    names, tomograms = words.get(NAME), words.get(TOMOGRAM)
+    if tomograms is not None and len(set(tomograms)) > 1:
+        if tomogram not in tomograms:
+            listed = ", ".join(sorted(set(tomograms)))
+            raise InputError(
+                f"{path} holds particles of several tomograms ({listed}), none called {tomogram}; "
+                "give those of one"
+            )
+        rows = [i for i, name in enumerate(tomograms) if name == tomogram]
+        positions, names = positions[rows], None if names is None else [names[i] for i in rows]
     if names is None:
         if species is not None:
             raise InputError(f"{path} has no column _{NAME}, which names species; leave out --species")
@@ -142,7 +157,8 @@ def score_picking_files(
     if template is None or particles_path is None:
         raise InputError("--template and --particles belong together: what to look for, and where it is")
     require_tilt_range(settings.tilt_range)
-    positions, species = read_particles(particles_path, settings.species)
+    first_path = next(path for path in volumes.values() if path is not None)
+    positions, species = read_particles(particles_path, settings.species, first_path.stem)
     diameter = template.diameter if settings.diameter is None else settings.diameter
     step = ANGULAR_STEP if settings.angular_step is None else settings.angular_step
     try:

@@ -168,12 +168,12 @@ def match_template(
     doi:10.1073/pnas.172520299.
     """
     device, shape = tomogram.device, tomogram.shape
-    mask = sphere(diameter, device)
-    if not 3 <= len(mask) <= max(shape):
+    if not 2 <= diameter < max(shape) + 1:  # a cube of 3 voxels or more, within the tomogram
         raise ValueError(
             f"a template of {diameter:.3g} voxels diameter in a tomogram of {min(shape)} to {max(shape)}; "
-            "need at least 3 voxels, and no more than the tomogram has"
+            "need at least 2 voxels, and no more than the tomogram has"
         )
+    mask = sphere(diameter, device)
     padded = tuple(next_fast_len(n + len(mask) // 2, real=True) for n in shape)
     volume = tomogram.float() - tomogram.float().mean()
     if tilt_range is not None:
