@@ -478,12 +478,15 @@ app.add_typer(noise_app, name="noise")
 
 
 @app.command()
-def info(file: Annotated[Path, typer.Argument(help="MRC, .tlt, .rawtlt, .mdoc or .safetensors")]) -> None:
-    """Print what is understood of a file."""
+def info(
+    file: Annotated[Path, typer.Argument(help="MRC, .tlt, .rawtlt, .mdoc, .safetensors, or fast or best")],
+) -> None:
+    """Print what is understood of a file, or of a model of the package."""
     from cryomend.io import describe_file
-    from cryomend.restoration.model import describe_model
+    from cryomend.restoration.model import bundled_models, describe_model
 
-    described = (describe_model if file.suffix.lower() == ".safetensors" else describe_file)(file)
+    is_model = file.suffix.lower() == ".safetensors" or (str(file) in bundled_models() and not file.exists())
+    described = (describe_model if is_model else describe_file)(file)
     width = max(map(len, described))
     for key, value in described.items():
         typer.echo(f"{key:<{width}}  {value}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from cryomend.io import InputError
+from cryomend.noise.model import NoiseModel, save_noise_model
 from cryomend.restoration import model
 
 
@@ -54,6 +56,24 @@ def test_description_puts_nested_values_on_one_line(tiny_model):
     described = model.describe_model(tiny_model)
     assert described["network"] == "channels 2, 2, 2, 2"
     assert described["voxel_size_range"] == "8.0, 12.0"
+
+
+def test_models_of_the_package_and_of_noise_are_described(run_cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "mean over 8 mirror images" in run_cli("info", "best").out
+    assert "mirror" not in run_cli("info", "fast").out
+    table = np.array([[-30.0, 1.0], [45.0, 2.0]])
+    save_noise_model(
+        tmp_path / "noise.safetensors",
+        NoiseModel("gaussian", 16, 2.5, table, {}, {"patches": 24, "notes": []}),
+    )
+    told = run_cli("info", "noise.safetensors")
+    assert told.code == 0, told.err
+    lines = {line.split("  ")[0].strip(): line.split("  ")[-1].strip() for line in told.out.splitlines()}
+    assert lines["kind"] == "noise model, gaussian"
+    assert (lines["patch"], lines["pixel size"]) == ("16 pixels", "2.5 Å")
+    assert (lines["tilts"], lines["patches"]) == ("-30 to 45 degrees", "24")
+    assert run_cli("info", "medium").code == 2
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])

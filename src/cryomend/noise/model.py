@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,10 +32,11 @@ from cryomend.noise.spectral import (
     sample_gaussian_field,
 )
 
-__all__ = ["NoiseModel", "load_noise_model", "save_noise_model"]
+__all__ = ["NoiseModel", "describe_noise_model", "is_noise_model", "load_noise_model", "save_noise_model"]
 
 KINDS = ("wgan", "spectral", "gaussian")
-_FORMAT = "cryomend noise model 2"
+_KIND = "cryomend noise model"
+_FORMAT = f"{_KIND} 2"
 _GENERATOR = "generator."
 
 
@@ -213,6 +215,38 @@ def load_noise_model(path: Path, *, device: torch.device | str = "cpu") -> Noise
         return model.to(device)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{path}: damaged noise model; fit it again ({type(error).__name__})") from error
+
+
+def is_noise_model(path: str | os.PathLike[str]) -> bool:
+    """Whether a file says that it is a noise model, of any version."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return str((file.metadata() or {}).get("format")).startswith(_KIND)
+    except (SafetensorError, OSError):
+        return False
+
+
+def describe_noise_model(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Tell what is known of a noise model, in the order to print it.
+
+    Raises
+    ------
+    InputError
+        As `load_noise_model`.
+    """
+    model = load_noise_model(Path(path))
+    angles = model.std_table[:, 0]
+    known = np.isfinite(angles).all()
+    described = {
+        "file": os.fspath(path),
+        "kind": f"noise model, {model.kind}",
+        "patch": f"{model.patch} pixels",
+        "pixel size": f"{model.pixel_size:g} Å" if model.pixel_size > 0 else "unknown",
+        "tilts": f"{angles.min():g} to {angles.max():g} degrees" if known else "unknown",
+    }
+    fitted = {key: value for key, value in model.config.items() if value not in ([], None)}
+    lists = {key: ", ".join(map(str, v)) if isinstance(v, list) else str(v) for key, v in fitted.items()}
+    return described | lists
 
 
 def new_generator(patch: int, config: Mapping[str, Any]) -> NoiseGenerator:

@@ -14,6 +14,7 @@ from cryomend.io import InputError
 from cryomend.network import weights
 from cryomend.network.mirror import MirroredNetwork
 from cryomend.network.unet import RestorationUNet
+from cryomend.noise.model import describe_noise_model, is_noise_model
 
 __all__ = [
     "ModelChoice",
@@ -170,15 +171,20 @@ def sample_tomogram() -> Path:
 
 
 def describe_model(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Tell what is known of a model file, in the order to print it.
+    """Tell what is known of a model, a file or a bundled name, in the order to print it.
 
     Raises
     ------
     InputError
-        If the file is not a restoration model.
+        If there is none, or the file is neither a restoration model nor a noise model.
     """
-    metadata = weights.read_metadata(path)
-    described = {"file": os.fspath(path), "kind": "restoration model"}
+    if is_noise_model(path):
+        return describe_noise_model(path)
+    file = resolve_model(path)
+    metadata = weights.read_metadata(file)
+    mirrors = _RELEASED[name].mirrors if (name := os.fspath(path)) in _RELEASED else 1
+    kind = "restoration model" + (f", the mean over {mirrors} mirror images" if mirrors > 1 else "")
+    described = {"file": os.fspath(file), "kind": kind}
     return described | {key: _in_words(value) for key, value in metadata.items()}
 
 
