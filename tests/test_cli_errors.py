@@ -7,11 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import cryomend
-from cryomend.io import InputError
+from cryomend.io import InputError, read_volume, write_volume
 
 BAD_VOLUMES = {
     "missing": "does not exist",
@@ -55,11 +56,12 @@ def test_bad_tomogram_is_refused_in_one_line(refused, damaged, tmp_path, tiny_mo
         refused("restore", path, "-o", tmp_path / "out.mrc", "--model", tiny_model, says=str(path))
 
 
-def test_one_bad_tomogram_stops_a_batch_before_any_work(
-    refused, damaged, tomogram_file, tmp_path, tiny_model
-):
-    inputs = tomogram_file, damaged("truncated")
-    refused("restore", *inputs, "-o", tmp_path / "out", "--model", tiny_model, says="bad.mrc is truncated")
+def test_tomograms_that_are_all_bad_are_refused_in_one_line(refused, damaged, tmp_path, tiny_model):
+    damaged("truncated").rename(tmp_path / "short.mrc")
+    inputs = tmp_path / "short.mrc", damaged("gzip")
+    says = f"none of the 2 inputs can be restored; {inputs[0]} is truncated"
+    refused("restore", *inputs, "-o", tmp_path / "out", "--model", tiny_model, says=says)
+    refused("restore", *inputs, "-o", tmp_path / "out", "--model", tiny_model, "--dry-run", says=says)
 
 
 def test_voxel_size_on_the_command_line_mends_a_header_without_one(run_cli, damaged, tmp_path, tiny_model):
@@ -149,9 +151,8 @@ def test_output_never_replaces_an_input(refused, tomogram_file, tiny_model):
     )
 
 
-def test_two_inputs_of_one_name_are_refused(refused, tomogram_file, tmp_path, tiny_model):
-    (tmp_path / "other").mkdir()
-    twin = tmp_path / "other" / tomogram_file.name
+def test_two_inputs_of_one_name_in_one_folder_are_refused(refused, tomogram_file, tmp_path, tiny_model):
+    twin = tomogram_file.with_suffix(".rec")
     twin.write_bytes(tomogram_file.read_bytes())
     says = f"would overwrite the result of {tomogram_file}"
     refused("restore", tomogram_file, twin, "-o", tmp_path / "out", "--model", tiny_model, says=says)
@@ -170,6 +171,58 @@ def test_directory_without_tomograms_is_refused(refused, tmp_path, tiny_model):
     refused(
         "restore", tmp_path / "empty", "-o", tmp_path / "out", "--model", tiny_model, says="holds no .mrc"
     )
+
+
+OVERWRITTEN = {
+    "-o even.mrc": "the result even.mrc would overwrite the input even.mrc",
+    "-o mine.safetensors": "would overwrite the input mine.safetensors",
+    "-o o.mrc --report tomogram.mrc": "would overwrite the input tomogram.mrc",
+    "-o o.mrc --batch-report odd.mrc": "would overwrite the input odd.mrc",
+    "-o o.mrc --batch-report link.mrc": "the result link.mrc would overwrite the input tomogram.mrc",
+    "-o o.mrc --report angles.txt": "would overwrite the input angles.txt",
+    "-o o.mrc --confidence even.mrc": "would overwrite the input even.mrc",
+    "-o o.mrc --confidence z.mrc --report z.mrc": "two results go into z.mrc",
+    "-o o.mrc --report r --batch-report ./r": "two results go into r",
+    "-o o.mrc --report o.mrc": "two results go into o.mrc",
+    "-o new/ --batch-report new/tomogram_restored.mrc": "two results go into new/tomogram_restored.mrc",
+}
+
+
+@pytest.mark.parametrize("options", OVERWRITTEN)
+def test_no_result_goes_over_an_input_or_another_result(
+    refused, tomogram_file, tmp_path, tiny_model, monkeypatch, options
+):
+    monkeypatch.chdir(tmp_path)
+    shape = read_volume(tomogram_file).data.shape
+    for seed, name in enumerate(("even.mrc", "odd.mrc")):
+        write_volume(name, np.random.default_rng(seed).normal(size=shape), voxel_size=10.0)
+    Path("mine.safetensors").write_bytes(tiny_model.read_bytes())
+    Path("link.mrc").symlink_to("tomogram.mrc")
+    Path("angles.txt").write_text("-60\n0\n60\n")
+    kept = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    given = "--model mine.safetensors --keep-measured --even even.mrc --odd odd.mrc --tilt-angles angles.txt"
+    for more in ((), ("--dry-run",)):
+        command = ("restore", "tomogram.mrc", *options.split(), *given.split(), *more)
+        refused(*command, says=OVERWRITTEN[options])
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == kept
+
+
+@pytest.mark.parametrize("option", ["--report", "--batch-report"])
+def test_no_report_goes_over_a_list_or_the_angles_found_beside(
+    refused, tomogram_file, tmp_path, tiny_model, option
+):
+    listed, angles = tmp_path / "today.txt", tomogram_file.with_suffix(".tlt")
+    listed.write_text("tomogram.mrc\n")
+    angles.write_text("-60\n0\n60\n")
+    for path in (listed, angles):
+        command = ("restore", listed, "-o", tmp_path / "out", "--model", tiny_model, option, path)
+        refused(*command, says=f"would overwrite the input {path}")
+
+
+def test_a_report_named_as_the_directory_to_make_is_refused(refused, tomogram_file, tmp_path, tiny_model):
+    command = ("restore", tomogram_file, "-o", f"{tmp_path}/new/", "--model", tiny_model)
+    refused(*command, "--batch-report", tmp_path / "new", says="it will be the directory of the results")
+    refused(*command, "--batch-report", tmp_path / "no/r.json", says="no is not a directory")
 
 
 def test_picture_report_of_several_inputs_is_refused(refused, tomogram_file, tmp_path, tiny_model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from cryomend.io import (
     read_tilt_angles,
     read_toml,
     read_volume,
+    require_apart,
     write_json,
     write_tilt_angles,
     write_volume,
@@ -383,6 +385,42 @@ def test_directory_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     with pytest.raises(InputError, match=r"cannot write .*a\.mrc: permission denied; choose another place"):
         check_writable(tmp_path / "a.mrc")
+
+
+def test_results_that_have_names_of_their_own_are_apart(tmp_path):
+    (tmp_path / "in.mrc").touch()
+    require_apart([tmp_path / "out.mrc", None, "r.json"], [tmp_path / "in.mrc", None, tmp_path / "in.mrc"])
+    require_apart([], [])
+
+
+@pytest.mark.parametrize("written", ["in.mrc", "sub/../in.mrc", "link.mrc", "in.mrc/"])
+def test_a_result_over_an_input_is_refused_however_it_is_written(tmp_path, monkeypatch, written):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "in.mrc").touch()
+    (tmp_path / "link.mrc").symlink_to("in.mrc")
+    with pytest.raises(
+        InputError, match=rf"{Path(written)} would overwrite the input .*in\.mrc; choose another"
+    ):
+        require_apart(["out.mrc", written], ["other.mrc", tmp_path / "in.mrc"])
+
+
+def test_two_results_of_one_name_are_refused_though_nothing_is_there_yet(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"two results go into .*a\.html"):
+        require_apart(["a.html", None, tmp_path / "a.html"], ["b.mrc"])
+
+
+def test_links_that_go_round_are_names_like_others(tmp_path):
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    require_apart([tmp_path / "a"], [tmp_path / "c"])
+
+
+def test_text_holds_names_of_files_that_are_no_utf_8(tmp_path):
+    name = os.fsdecode(b"caf\xe9.mrc")
+    write_json(tmp_path / "a.json", {"input": Path(name), "unit": "Å"})
+    assert json.loads((tmp_path / "a.json").read_text("utf-8")) == {"input": name, "unit": "Å"}
 
 
 # ---- tilt angles

@@ -670,14 +670,14 @@ def evaluate(
     ] = None,
 ) -> None:
     """Score a volume against a truth or over areas, and check it on the data that it came from."""
-    from cryomend.evaluation import choose_areas
     from cryomend.restoration.check_files import CheckData, CheckSettings, evaluate_and_check
 
     given = CheckData(raw, tilts, tilt_angles, alignment, reconstruction, even, odd, even_restored,
                       odd_restored, confidence)  # fmt: skip
     how = CheckSettings(check, hold_out, band, model, device, protein.value, voxel_size, tilt_range)
     pick = template, particles, species, template_diameter, angular_step
-    chosen = choose_areas(areas, areas_of)
+    read = volume, truth, areas, half, particles, *vars(given).values()
+    chosen = _look_before_work((json, report), read, areas, areas_of)
     with _progress_bar("checking") as show:
         further = _further_scores(json, volume, raw, half, pick, how, show)
         result = further | evaluate_and_check(
@@ -685,6 +685,17 @@ def evaluate(
             negate=protein != truth_protein, report=report, on_progress=show,
         )  # fmt: skip
     _tell_result(json, result)
+
+
+def _look_before_work(
+    written: tuple[Path | None, ...], read: tuple[Path | None, ...], areas: Path | None, areas_of: str | None
+) -> Any:
+    """See that no result goes over what is read; the areas."""
+    from cryomend.evaluation import choose_areas
+    from cryomend.io import require_apart
+
+    require_apart(written, read)
+    return choose_areas(areas, areas_of)
 
 
 def _further_scores(

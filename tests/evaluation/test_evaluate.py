@@ -279,3 +279,18 @@ def test_halves_that_cannot_be_compared_end_in_one_line_and_nothing_is_written(
     assert message in result.err
     assert len(result.err.strip().splitlines()) == 1
     assert not out.exists()
+
+
+@pytest.mark.parametrize("option", ["--json", "--report"])
+def test_an_evaluation_never_replaces_what_it_reads(run_cli, files, tmp_path, option):
+    before = [path.read_bytes() for path in files]
+    for path in files:
+        result = run_cli(
+            "evaluate", files[0], "--truth", files[1], "--json", tmp_path / "scores.json", option, path
+        )
+        assert result.code == 2
+        assert f"would overwrite the input {path}" in result.err
+    one = tmp_path / "one"
+    assert run_cli("evaluate", files[0], "--truth", files[1], "--json", one, "--report", one).code == 2
+    assert [path.read_bytes() for path in files] == before
+    assert not one.exists()

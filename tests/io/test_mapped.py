@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import subprocess
+import sys
+
 import mrcfile
 import numpy as np
 import pytest
 
 from cryomend.io import InputError, mapped_volume, open_volume, read_sections, read_volume, write_volume
+from cryomend.io import path as io_path
 
 
 def store(path, *, byte_order="<", order=(1, 2, 3)):
@@ -89,3 +94,108 @@ def test_sections_that_cannot_be_used_are_refused_in_the_words_of_the_whole_volu
     with pytest.raises(InputError) as piecewise:
         list(read_sections(open_volume(path)))
     assert str(piecewise.value) == str(whole.value)
+
+
+# ---- two at a time ---------------------------------------------------------------------------------
+
+SHAPE = (16, 17, 18)
+RAMP = np.arange(16, dtype=np.float32)[:, None, None] + np.ones(SHAPE, dtype=np.float32)
+has_locks = pytest.mark.skipif(io_path.fcntl is None, reason="this system has no file locks")
+
+
+def fill(target):
+    with mapped_volume(target, SHAPE, voxel_size=10.0) as voxels:
+        voxels += RAMP
+
+
+def holds_the_ramp_alone(target):
+    np.testing.assert_array_equal(read_volume(target).data, RAMP)
+    return [path.name for path in target.parent.iterdir()] == [target.name]
+
+
+@has_locks
+def test_two_cannot_fill_one_file_and_the_first_is_not_disturbed(tmp_path):
+    target = tmp_path / "out.mrc"
+    with mapped_volume(target, SHAPE, voxel_size=10.0) as voxels:
+        voxels += RAMP
+        with pytest.raises(InputError, match=r"another process is writing .*out\.mrc; wait for it"):
+            fill(target)
+        assert [path.name for path in tmp_path.iterdir()] == ["out.mrc.partial"]
+    assert holds_the_ramp_alone(target)
+    fill(target)  # the lock has gone
+    assert holds_the_ramp_alone(target)
+
+
+@has_locks
+def test_another_process_is_refused_while_the_file_is_filled(tmp_path):
+    target = tmp_path / "out.mrc"
+    script = f"""
+from cryomend.io import mapped_volume
+with mapped_volume({str(target)!r}, {SHAPE}, voxel_size=10.0):
+    pass
+"""
+    with mapped_volume(target, SHAPE, voxel_size=10.0) as voxels:
+        voxels += RAMP
+        other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert other.returncode == 1
+    assert other.stderr.splitlines()[-1].startswith("cryomend.io.path.InputError: another process is writing")
+    assert holds_the_ramp_alone(target)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills")
+def test_what_a_killed_process_left_is_taken_over(tmp_path):
+    target = tmp_path / "out.mrc"
+    script = f"""
+import os, signal
+from cryomend.io import mapped_volume
+with mapped_volume({str(target)!r}, (19, 19, 19), voxel_size=10.0) as voxels:
+    voxels += 3
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", script]).returncode == -9
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mrc.partial"]
+    fill(target)
+    assert holds_the_ramp_alone(target)
+
+
+@has_locks
+@pytest.mark.parametrize("end", ["finished", "failed"])
+def test_a_file_whose_writer_ends_while_it_is_opened_is_left_as_it_is(tmp_path, monkeypatch, end):
+    target, kept = tmp_path / "out.mrc", tmp_path / "kept"
+    partial = tmp_path / "out.mrc.partial"
+    partial.write_text("of the other")
+    lock, tried = io_path._lock, []
+
+    def end_of_the_other(file, final):
+        if not tried:
+            partial.rename(kept if end == "finished" else tmp_path / "gone")
+        tried.append(file)
+        return lock(file, final)
+
+    monkeypatch.setattr(io_path, "_lock", end_of_the_other)
+    fill(target)
+    assert len(tried) == 2
+    (gone,) = (path for path in tmp_path.iterdir() if path != target)
+    assert gone.read_text() == "of the other"
+    gone.unlink()
+    assert holds_the_ramp_alone(target)
+
+
+@pytest.mark.parametrize("system", ["without fcntl", "no locks on this disk"])
+def test_without_locks_the_file_is_written_as_ever(tmp_path, monkeypatch, system):
+    def refuse(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    if system == "without fcntl":
+        monkeypatch.setattr(io_path, "fcntl", None)
+    else:
+        monkeypatch.setattr("fcntl.flock", refuse)
+    fill(tmp_path / "out.mrc")
+    assert holds_the_ramp_alone(tmp_path / "out.mrc")
+
+
+def test_a_partial_file_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "out.mrc.partial").mkdir()
+    with pytest.raises(InputError, match=r"cannot write .*out\.mrc.*: is a directory"):
+        fill(tmp_path / "out.mrc")
+    assert not (tmp_path / "out.mrc").exists()

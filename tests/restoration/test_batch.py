@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -59,7 +60,7 @@ def test_result_keeps_header_grey_levels_and_says_who_made_it(tmp_path, tiny_mod
             assert after.header[field] == before.header[field]
         labels = after.get_labels()
         assert labels[:-1] == before.get_labels()
-        assert labels[-1].startswith("cryomend ") and labels[-1].endswith(" tiny restored")
+        assert re.fullmatch(r"cryomend \S+ tiny \([0-9a-f]{8}\) restored", labels[-1])
     assert result["status"] == "restored" and result["error"] is None
     assert result["shape"] == (16, 18, 20) and result["voxel_size"] == 10.52
 
@@ -138,7 +139,11 @@ def test_failure_of_one_file_does_not_stop_the_others(
     assert names(tmp_path / "out") == ["WT_001.rec_restored.mrc", "WT_003_restored.mrc"]
     records = json.loads(report.read_text())
     assert [record["status"] for record in records] == ["restored", "failed", "restored"]
-    assert [record["error"] for record in records] == [None, "the device fell off", None]
+    assert [record["error"] for record in records] == [
+        None,
+        "cpu: the device; CRYOMEND_DEBUG=1 shows where, with one file",
+        None,
+    ]
     assert "WT_002.rec  " in result.err.splitlines()[-2]  # the table at the end
 
 
@@ -278,6 +283,70 @@ def test_voxels_of_one_file_that_cannot_be_used_do_not_stop_the_others(
     assert "WT_000.mrc: failed: " in result.err and "the first at (Z, Y, X) = (3, 4, 5)" in result.err
 
 
+@pytest.mark.parametrize("kind", ["truncated", "no voxel size", "missing", "bad tilt angles", "far voxels"])
+def test_a_header_that_cannot_be_used_fails_that_file_alone(
+    tmp_path, three_files, damaged, tiny_model, run_cli, kind
+):
+    bad, out = three_files / "WT_000.mrc", tmp_path / "out"
+    if kind == "missing":
+        bad.symlink_to("unmounted.mrc")
+    elif kind == "bad tilt angles":
+        bad.write_bytes((three_files / "WT_003.map").read_bytes())
+        bad.with_suffix(".tlt").write_text("95\n")
+    elif kind == "far voxels":
+        write_volume(bad, read_volume(three_files / "WT_003.map").data, voxel_size=30.0)
+    else:
+        damaged(kind).rename(bad)
+    report = tmp_path / "batch.json"
+    command = ("restore", three_files, "-o", out, "--model", tiny_model, "--batch-report", report)
+    planned = run_cli(*command, "--dry-run")
+    assert planned.code == 1 and not out.exists() and not report.exists()
+    assert f"cannot be restored: {bad}: " in planned.err
+    assert "dry run: 3 of 4 to restore, nothing written" in planned.err
+    result = run_cli(*command)
+    assert result.code == 1 and len(names(out)) == 3
+    records = json.loads(report.read_text())
+    assert [record["status"] for record in records] == ["failed", "restored", "restored", "restored"]
+    assert records[0]["input"] == str(bad) and f"{bad}: failed: {records[0]['error']}" in result.err
+    row = result.err.splitlines()[-4]  # of the table at the end
+    assert row.startswith(f"{bad}") and row.endswith(records[0]["error"])
+    again = run_cli(*command, "--skip-done")  # what is left of the others is nothing
+    assert again.code == 1 and again.err.count(": skipped, ") == 3
+
+
+def test_what_the_options_lack_stops_a_batch_before_any_work(tmp_path, three_files, tiny_model, run_cli):
+    command = ("restore", three_files, "-o", tmp_path / "out", "--model", tiny_model)
+    (three_files / "WT_001.rec.mrc").write_bytes(b"broken")
+    for option in (["--fill-only"], ["--confidence", tmp_path / "c.mrc"]):
+        result = run_cli(*command, *option)
+        assert result.code == 2 and result.err.count("\n") == 1
+        assert names(tmp_path) == ["tomograms"]
+
+
+def test_the_record_of_a_single_file_tells_its_failure(tmp_path, damaged, tiny_model, run_cli):
+    report = tmp_path / "r.json"
+    command = ("restore", damaged("nan"), "-o", tmp_path / "o.mrc", "--model", tiny_model)
+    result = run_cli(*command, "--batch-report", report)
+    assert result.code == 2 and result.err.count("\n") == 1
+    (record,) = json.loads(report.read_text())
+    assert (record["status"], record["output"]) == ("failed", str(tmp_path / "o.mrc"))
+    assert f"cryomend: {record['error']}\n" == result.err
+
+
+def test_reports_may_lie_in_the_directory_that_the_results_make(
+    tmp_path, tomogram_file, damaged, tiny_model, run_cli
+):
+    new = tmp_path / "new"
+    command = ("restore", tomogram_file, "-o", f"{new}/", "--model", tiny_model)
+    reports = ("--batch-report", new / "r.json", "--report", new / "r.html", "--confidence", new / "c.mrc")
+    assert run_cli(*command, *reports, "--dry-run").code == 0 and not new.exists()
+    assert run_cli(*command, *reports).code == 0
+    assert names(new) == ["c.mrc", "r.html", "r.json", "tomogram_restored.mrc"]
+    failing = run_cli("restore", damaged("nan"), "-o", f"{tmp_path}/other/", "--model", tiny_model,
+                      "--batch-report", tmp_path / "other/r.json")  # fmt: skip
+    assert failing.code == 2 and names(tmp_path / "other") == ["r.json"]
+
+
 def test_a_single_file_that_fails_leaves_no_directory(tmp_path, damaged, tiny_model):
     with pytest.raises(InputError, match="NaN"):
         restore_files([damaged("nan")], f"{tmp_path}/new/", model=tiny_model, device="cpu")
@@ -303,22 +372,29 @@ def test_what_is_done_is_skipped_when_asked_and_a_killed_batch_goes_on(
     assert first.stat().st_mtime_ns > times[0]
 
 
-@pytest.mark.parametrize("change", ["options", "model", "page", "shape", "newer input", "no result"])
+@pytest.mark.parametrize(
+    "change",
+    ["options", "weights", "version before", "voxel size", "page", "shape", "newer input", "no result"],
+)
 def test_a_result_of_another_kind_is_not_taken_for_done(tmp_path, tomogram_file, tiny_model, change):
     out = tmp_path / "out.mrc"
-    settings = {"model": tiny_model, "device": "cpu", "tilt_range": (-60.0, 60.0)}
+    settings = {"model": tmp_path / "mine.safetensors", "device": "cpu", "tilt_range": (-60.0, 60.0)}
+    settings["model"].write_bytes(tiny_model.read_bytes())
     restore_files([tomogram_file], out, **settings)
-    if change == "options":
-        before = read_volume(tomogram_file)
-        write_volume(
-            out, before.data, voxel_size=10.0, like=before, label="cryomend 9 tiny restored --fill-only"
-        )
+    if change in ("options", "version before"):
+        before, label = read_volume(tomogram_file), read_volume(out).labels[-1]
+        label = f"{label} --fill-only" if change == "options" else "cryomend 0.1.0 mine restored"
+        write_volume(out, before.data, voxel_size=10.0, like=before, label=label)
+    elif change == "voxel size":
+        settings["voxel_size"] = 8.0
     elif change == "shape":
         rng = np.random.default_rng(0)
         write_volume(tomogram_file, rng.normal(size=(16, 16, 16)), voxel_size=10.0)
-    elif change == "model":
-        settings["model"] = tmp_path / "other.safetensors"
-        settings["model"].write_bytes(tiny_model.read_bytes())
+    elif change == "weights":
+        network, metadata = load_model(settings["model"])
+        with torch.no_grad():
+            next(network.parameters()).mul_(1.5)
+        save_model(settings["model"], network, metadata)
     elif change == "page":
         settings["report"] = tmp_path / "page.html"
     elif change == "newer input":
@@ -329,6 +405,60 @@ def test_a_result_of_another_kind_is_not_taken_for_done(tmp_path, tomogram_file,
     assert again["status"] == "restored"
     (again,) = restore_files([tomogram_file], out, skip_done=True, **settings)
     assert again["status"] == "skipped"
+
+
+def test_newer_halves_make_a_result_old(tmp_path, tomogram_file, tiny_model):
+    from cryomend.restoration.options import Options
+
+    data, rng = read_volume(tomogram_file).data, np.random.default_rng(4)
+    even, odd, sigma = (tmp_path / name for name in ("e.mrc", "o.mrc", "sigma.mrc"))
+    for path in (even, odd):
+        write_volume(path, data + rng.normal(0, 5, data.shape), voxel_size=10.0)
+    options = Options(even=even, odd=odd, confidence=sigma)
+
+    def status():
+        settings = {"model": tiny_model, "device": "cpu", "options": options, "skip_done": True}
+        return restore_files([tomogram_file], tmp_path / "out.mrc", **settings)[0]["status"]
+
+    assert [status(), status()] == ["restored", "skipped"]
+    later = (tmp_path / "out.mrc").stat().st_mtime + 10
+    os.utime(odd, (later, later))
+    assert status() == "restored"
+
+
+def test_the_same_weights_under_a_name_of_any_length_are_known_again(tmp_path, tomogram_file, tiny_model):
+    model, out = tmp_path / f"{'long' * 30}.safetensors", tmp_path / "out.mrc"
+    model.write_bytes(tiny_model.read_bytes())
+    restore_files([tomogram_file], out, model=model, device="cpu")
+    label = read_volume(out).labels[-1]
+    assert len(label) == 79 and re.fullmatch(r"cryomend \S+ (long)+l?o?n? \(\w{8}\) restored", label)
+    for name in (model, tiny_model):
+        (again,) = restore_files([tomogram_file], out, model=name, device="cpu", skip_done=True)
+        assert again["status"] == "skipped"
+
+
+def test_a_restored_tomogram_restored_again_is_known_by_its_own_label(tmp_path, tomogram_file, tiny_model):
+    once, twice = tmp_path / "once.mrc", tmp_path / "twice.mrc"
+    settings = {"model": tiny_model, "device": "cpu", "skip_done": True}
+    restore_files([tomogram_file], once, **settings)
+    twice.write_bytes(once.read_bytes())  # nobody has restored this
+    for status in ("restored", "skipped"):
+        assert restore_files([once], twice, **settings)[0]["status"] == status
+
+
+def test_where_no_label_can_tell_how_a_result_was_made_it_counts_as_not_done_and_that_is_said(
+    tmp_path, tomogram_file, tiny_model, run_cli
+):
+    with mrcfile.open(tomogram_file, mode="r+") as file:
+        for number in range(10 - len(file.get_labels())):
+            file.add_label(f"IMOD step {number}")
+    out = tmp_path / "out.mrc"
+    command = ("restore", tomogram_file, "-o", out, "--model", tiny_model, "--skip-done")
+    assert "no room" not in run_cli(*command).err  # nothing to decide
+    for more, word in (((), "wrote "), (("--dry-run",), "restore: ")):
+        result = run_cli(*command, *more)
+        assert result.code == 0 and word in result.err
+        assert f"{tomogram_file}: {out} is there, but the header has no room for a label" in result.err
 
 
 def test_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path, three_files, tiny_model, run_cli):
@@ -446,7 +576,10 @@ def test_a_terminal_shows_bars_and_leaves_nothing_of_them(monkeypatch):
     with batch.file("a.mrc", 0) as show:
         show(1, 2)
         show(2, 2)
-    assert "a.mrc: about 0 s left; file 1 of 2" in console.file.getvalue()
+    assert batch._bars is None
+    written = console.file.getvalue()
+    assert "a.mrc: about 0 s left; file 1 of 2" in written
+    assert written.endswith("\r\x1b[1A\x1b[2K")  # one line up, which is erased
 
 
 # ---- files in, files out ---------------------------------------------------------------------------
@@ -523,6 +656,17 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, tomogram_file, tin
     assert err.splitlines()[-1].startswith("cryomend: ") and "Traceback" not in err
     assert ("temporary file" in err) == bool(more)
     assert names(tmp_path) == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_is_no_utf_8_is_restored_and_reported(tmp_path, tomogram_file, tiny_model):
+    source, report = tmp_path / os.fsdecode(b"caf\xe9.mrc"), tmp_path / "r.json"
+    tomogram_file.rename(source)
+    command = (source, "-o", tmp_path / "o.mrc", "--model", tiny_model, "--batch-report", report)
+    running = restore_in_a_process(*command)  # whose stderr is that of the system
+    _, err = running.communicate(timeout=120)
+    assert running.returncode == 0, err
+    assert json.loads(report.read_text())[0]["input"] == str(source)
 
 
 @pytest.mark.slow

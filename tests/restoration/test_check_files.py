@@ -172,7 +172,10 @@ def test_without_data_nothing_is_checked(evaluate):
         (f"restored.mrc {TILTS} --model gone.safetensors", "gone.safetensors does not exist"),
         ("restored.mrc --even even.mrc", "halves come in pairs: give --odd too"),
         ("restored.mrc --even even.mrc --odd even.mrc", "are both even.mrc"),
-        ("restored.mrc --even even.mrc --odd copy.mrc", "even.mrc and copy.mrc hold the same voxels"),
+        (
+            "restored.mrc --even even.mrc --odd copy.mrc",
+            "even.mrc and copy.mrc: the halves hold the same voxels",
+        ),
         ("restored.mrc --even even.mrc --odd other.mrc", "other.mrc has (32, 48, 50)"),
         (
             "restored.mrc --even even.mrc --odd odd.mrc --even-restored odd.mrc --odd-restored even.mrc",
@@ -199,6 +202,53 @@ def test_checks_can_be_made_from_python(folder):
     data = CheckData(tilts=folder / "ts.mrc", tilt_angles=folder / "ts.tlt")
     checks = check_files(folder / "restored.mrc", data, CheckSettings(wanted="reprojection"))
     assert [check.name for check in checks] == ["reprojection", "support"]
+
+
+def test_the_model_is_asked_at_its_own_voxel_size_as_restore_does(
+    run_cli, evaluate, folder, tiny_model, tmp_path
+):
+    """The tiny model knows 8 to 12 Å."""
+    coarse = tmp_path / "coarse.mrc"
+    restored = tmp_path / "coarse_restored.mrc"
+    write_volume(coarse, 3 * noise((32, 36, 40), 4).numpy(), voxel_size=18.0)
+    model = ("--model", tiny_model, "--device", "cpu")
+    result = run_cli("restore", coarse, "-o", restored, *model)
+    assert result.code == 0 and "resampled" in result.err
+    command = f"{restored} --raw {coarse} --check noise --model {tiny_model} --device cpu"
+    code, said, scores = evaluate(command)
+    assert code == 0, said
+    assert scores["notes"] == []  # so it is what the model makes of it
+    near = evaluate(f"{command} --voxel-size 10")[2]
+    assert "not what tiny makes of" in near["notes"][0]
+
+
+@pytest.mark.parametrize("how", ["evaluate", "report"])
+def test_voxels_too_far_from_those_of_the_model_are_refused(run_cli, folder, tiny_model, tmp_path, how):
+    out = tmp_path / ("page.html" if how == "report" else "scores.json")
+    result = run_cli(
+        how, folder / "restored.mrc", "-o" if how == "report" else "--json", out, "--raw", folder / "raw.mrc",
+        "--check", "noise", "--voxel-size", 30, "--model", tiny_model, "--device", "cpu",
+    )  # fmt: skip
+    assert result.code == 2 and len(result.err.strip().splitlines()) == 1
+    assert "restored.mrc: voxels of 30 Å are too far from the 8 to 12 Å" in result.err
+    assert not out.exists()
+
+
+def test_the_voxel_size_does_not_matter_to_checks_that_need_no_model(evaluate, tiny_model):
+    halves = "--even even.mrc --odd odd.mrc --even-restored restored.mrc --odd-restored again.mrc"
+    code, said, _ = evaluate(f"restored.mrc {halves} --voxel-size 30 --model {tiny_model}")
+    assert code == 0, said
+
+
+def test_what_pytorch_says_of_a_device_is_one_line(evaluate, tiny_model, monkeypatch):
+    def restore(*args, **kwargs):
+        raise RuntimeError("no kernel image is available\nlong log")
+
+    monkeypatch.setattr("cryomend.restoration.check_files.restore_tomogram", restore)
+    code, said, _ = evaluate(f"restored.mrc --raw raw.mrc --model {tiny_model} --device cpu")
+    assert code == 2
+    assert said.splitlines()[-1].startswith("cryomend: cpu: no kernel image is available; ")
+    assert "long log" not in said
 
 
 def test_the_report_of_restore_hatches_its_confidence(run_cli, folder, tiny_model, tmp_path):

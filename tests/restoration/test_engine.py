@@ -12,7 +12,7 @@ from torch import nn
 
 from cryomend.io import InputError
 from cryomend.network.unet import RestorationUNet
-from cryomend.restoration.engine import Engine, is_device_lost, is_out_of_memory
+from cryomend.restoration.engine import Engine, device_error, is_device_lost, is_out_of_memory
 from cryomend.restoration.predict import restore_mapped
 from cryomend.restoration.standardise import robust_mean_std
 
@@ -85,11 +85,126 @@ def test_a_lost_device_is_replaced_by_the_cpu_when_asked_and_that_is_said(tomogr
 
 
 def test_a_lost_device_stops_the_work_when_asked(tomogram):
-    with pytest.raises(InputError, match=r"cpu was lost in the middle of the work \(CUDA error: uncorr"):
+    with pytest.raises(InputError, match=r"cpu was lost \(CUDA error: uncorr"):
         restored_by(Engine(LostOnce(at=3), ["cpu", "cpu"]), tomogram)
     assert threading.active_count() == 1 or not any(
         thread.name.startswith("cryomend-device") for thread in threading.enumerate()
     )
+
+
+class LostOnTheWay(nn.Identity):
+    """The identity, for which a device does not answer the first time."""
+
+    asked = 0
+
+    def to(self, *args, **kwargs):
+        self.asked += 1
+        if self.asked == 1:
+            raise RuntimeError(LOST)
+        return super().to(*args, **kwargs)
+
+
+@pytest.fixture
+def silent_memory(monkeypatch):
+    """The first time that a device is asked for its memory it does not answer."""
+    asked = []
+
+    def answer(device):
+        asked.append(device)
+        if len(asked) == 1:
+            raise RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable")
+        return 2**33
+
+    monkeypatch.setattr("cryomend.restoration.engine.free_memory", answer)
+
+
+def test_a_device_that_does_not_answer_before_the_work_is_replaced_and_that_is_said(tomogram):
+    said = []
+    engine = Engine(LostOnTheWay(), on_device_loss="cpu")
+    engine.say = said.append  # as `restore_job` does, when the engine is there already
+    np.testing.assert_allclose(restored_by(engine, tomogram), tomogram, rtol=1e-5)
+    assert len(said) == 1 and said[0].startswith("warning: cpu was lost (CUDA error: uncorrectable")
+    with pytest.raises(InputError, match=r"cpu was lost .*--on-device-loss cpu would have gone on"):
+        restored_by(Engine(LostOnTheWay()), tomogram)
+
+
+@pytest.mark.usefixtures("silent_memory")
+def test_a_device_that_does_not_tell_its_memory_is_replaced():
+    said = []
+    engine = Engine(nn.Identity(), on_device_loss="cpu", say=said.append)
+    assert engine.tile_voxels()[1] == 2**33
+    assert [line.split(" (")[0] for line in said] == ["warning: cpu was lost"]
+
+
+@pytest.mark.usefixtures("silent_memory")
+def test_a_device_that_does_not_tell_its_memory_is_one_line(run_cli, tomogram_file, tiny_model, tmp_path):
+    command = ("restore", tomogram_file, "-o", tmp_path / "o.mrc", "--model", tiny_model, "--device", "cpu")
+    result = run_cli(*command)
+    assert result.code == 2
+    assert result.err.splitlines()[-1].startswith("cryomend: cpu was lost (CUDA error: all CUDA-capable")
+    assert [path.name for path in tmp_path.iterdir()] == ["tomogram.mrc"]
+
+
+def test_other_errors_on_the_way_to_a_device_come_through(tomogram):
+    class Heavy(nn.Identity):
+        def to(self, *args, **kwargs):
+            raise RuntimeError("a cable fell off")
+
+    with pytest.raises(RuntimeError, match="a cable fell off"):
+        restored_by(Engine(Heavy(), on_device_loss="cpu"), tomogram)
+
+
+@pytest.mark.parametrize(
+    ("error", "device", "compiled", "line"),
+    [
+        (RuntimeError("no compiler.\n\nthe log"), "cpu", True, "cpu: no compiler; leave out --compile"),
+        (RuntimeError("\nno kernel"), "cuda:1", False, "cuda:1: no kernel; pass --device cpu"),
+        (RuntimeError(""), "cuda", True, "cuda: RuntimeError; leave out --compile or pass --device cpu"),
+        (RuntimeError("shapes"), "cpu", False, "cpu: shapes; CRYOMEND_DEBUG=1 shows where, with one file"),
+        (
+            RuntimeError("inductor raised:\nno g++\nlog"),
+            "cpu",
+            True,
+            "cpu: inductor raised: no g++; leave out --compile",
+        ),
+        (MemoryError(), "cpu", False, "out of memory on cpu; free some, or pass another --device"),
+    ],
+)
+def test_what_pytorch_says_is_one_line_with_the_next_step(error, device, compiled, line):
+    assert str(device_error(error, device, compiled=compiled)) == line
+    assert device_error(ValueError("of the user"), device) is None
+
+
+def test_what_the_compiler_says_is_one_line(run_cli, tomogram_file, tiny_model, tmp_path, monkeypatch):
+    def compile_network(network, **options):
+        raise RuntimeError("no C++ compiler found\nlong log\nlong log")
+
+    monkeypatch.setattr(torch, "compile", compile_network)
+    command = ("restore", tomogram_file, "-o", tmp_path / "o.mrc", "--model", tiny_model, "--device", "cpu")
+    result = run_cli(*command, "--compile")
+    assert result.code == 2
+    assert result.err.splitlines()[-1] == "cryomend: cpu: no C++ compiler found; leave out --compile"
+    assert "long log" not in result.err
+
+
+@pytest.mark.parametrize(("on_device_loss", "code"), [("stop", 2), ("cpu", 0)])
+def test_a_device_that_does_not_tell_its_precision(
+    run_cli, tomogram_file, tiny_model, tmp_path, monkeypatch, on_device_loss, code
+):
+    asked = []
+
+    def answer(precision, device):
+        asked.append(device)
+        if len(asked) <= 3:  # when options are looked at, in the engine's making, and at its first use
+            raise RuntimeError(LOST)
+
+    for module in ("engine", "batch"):
+        monkeypatch.setattr(f"cryomend.restoration.{module}.autocast_dtype", answer)
+    command = ("restore", tomogram_file, "-o", tmp_path / "o.mrc", "--model", tiny_model, "--device", "cpu")
+    result = run_cli(*command, "--on-device-loss", on_device_loss)
+    assert result.code == code, result.err
+    assert ("warning: cpu was lost" in result.err) == (code == 0)
+    assert "cpu: CUDA error: uncorrectable ECC error" in result.err or code == 0
 
 
 @pytest.mark.parametrize(
@@ -139,6 +254,30 @@ def test_tiles_are_those_of_the_training_where_memory_suffices(tomogram):
         assert _choose_tile(engine)[0] == wanted
     del network.tile_side
     assert Engine(network).tile_side is None
+
+
+@pytest.mark.parametrize(
+    ("voxels", "side", "warned"),
+    [
+        (1e9, 48, False),
+        (33.0**3, 48, True),
+        (33.0**3, 40, False),
+        (33.0**3, None, False),
+        (71**3, 160, False),
+    ],
+)
+def test_lack_of_memory_that_changes_the_result_is_said(tomogram, voxels, side, warned):
+    network = RestorationUNet([2, 2, 2, 2])
+    network.tile_side = side
+    engine, said = Engine(network), []
+    engine.tile_voxels = lambda: (voxels, 1e9)
+    # a tomogram of 64 voxels at most is one tile whatever the memory is beyond that
+    answer = np.empty_like(tomogram[..., :64])
+    restore_mapped(answer, tomogram[..., :64], engine, mean_std=(50.0, 4.0), say=said.append)
+    warnings = [line for line in said if line.startswith("warning")]
+    assert len(said) == 1 + warned and len(warnings) == warned
+    if warned:
+        assert "memory for tiles of 32 voxels only, and the model was trained on 48" in warnings[0]
 
 
 def test_a_compiled_network_gives_the_same_answer(tomogram, monkeypatch):

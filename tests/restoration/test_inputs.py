@@ -9,7 +9,7 @@ import pytest
 
 from cryomend.io import InputError, write_tilt_angles, write_volume
 from cryomend.restoration.batch import restore_files
-from cryomend.restoration.inputs import list_sources
+from cryomend.restoration.inputs import list_sources, name_targets
 
 
 @pytest.fixture
@@ -64,6 +64,61 @@ def test_listed_paths_start_at_the_working_directory_or_else_at_the_list(folder,
     assert list_sources(["sub/one.lst"])[0][0].path == Path("a.mrc")
     (folder / "a.mrc").rename(folder / "sub" / "a.mrc")
     assert list_sources(["sub/one.lst"])[0][0].path == Path("sub/a.mrc")
+
+
+@pytest.mark.parametrize("directory_first", [True, False])
+def test_the_tilt_range_of_a_list_counts_wherever_else_the_file_was_named(folder, directory_first):
+    (folder / "one.txt").write_text("a.mrc -40 41\n")
+    (folder / "two.txt").write_text("a.mrc -10 10\n")
+    lists = [folder / "one.txt", folder / "two.txt"]  # of two lists the first
+    sources, _ = list_sources([folder, *lists] if directory_first else [*lists, folder / "*.mrc"])
+    ranges = {source.path.name: source.tilt_range for source in sources}
+    assert ranges["a.mrc"] == (-40.0, 41.0) and ranges["b.mrc"] is None
+    names = [source.path.name for source in sources]
+    assert names == (["a.mrc", "b.mrc", "c d.rec"] if directory_first else ["a.mrc", "b.mrc"])
+
+
+def test_a_directory_holds_links_to_nowhere_too_but_no_hidden_files(folder):
+    (folder / "gone.mrc").symlink_to("unmounted/gone.mrc")
+    (folder / "round.mrc").symlink_to("round.mrc")
+    (folder / "._a.mrc").write_bytes(b"of macOS")
+    (folder / "sub.mrc").mkdir()
+    assert listed(folder)[0] == ["a.mrc", "b.mrc", "c d.rec", "gone.mrc", "round.mrc"]
+    assert listed(folder / "g*.mrc")[0] == ["gone.mrc"]
+
+
+def test_tomograms_of_one_name_take_the_folders_that_tell_them_apart(folder):
+    def made(*names):
+        targets = name_targets([folder / name for name in names], folder / "out", into_directory=True)
+        assert all(target.parent == folder / "out" for target in targets)
+        return [target.name for target in targets]
+
+    assert made("x/rec.mrc", "a.mrc", "y/rec.mrc") == [
+        "x_rec_restored.mrc",
+        "a_restored.mrc",
+        "y_rec_restored.mrc",
+    ]
+    assert made("x/out/rec.mrc", "y/out/rec.rec", "y/in/rec.mrc") == [
+        "x_out_rec_restored.mrc",
+        "y_out_rec_restored.mrc",
+        "y_in_rec_restored.mrc",
+    ]
+    assert made("x/rec.mrc") == ["rec_restored.mrc"]
+
+
+def test_names_that_folders_cannot_tell_apart_are_refused(folder):
+    for names in (["a.mrc", "a.rec"], ["x/rec.mrc", "y/rec.mrc", "x_rec.mrc"]):
+        with pytest.raises(InputError, match=r"would overwrite the result of .*; rename one of them"):
+            name_targets([folder / name for name in names], folder / "out", into_directory=True)
+
+
+def test_tomograms_of_one_name_are_restored_in_one_call(folder, tiny_model, monkeypatch):
+    monkeypatch.chdir(folder)
+    for name in ("x", "y"):
+        Path(name).mkdir()
+        Path(name, "rec.mrc").write_bytes(Path("a.mrc").read_bytes())
+    restore_files(["*/rec.mrc"], "out/", model=tiny_model, device="cpu")
+    assert sorted(path.name for path in Path("out").iterdir()) == ["x_rec_restored.mrc", "y_rec_restored.mrc"]
 
 
 @pytest.mark.parametrize(

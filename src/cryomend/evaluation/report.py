@@ -41,11 +41,11 @@ from cryomend.evaluation.verdict import Check
 from cryomend.io import (
     InputError,
     Volume,
-    atomic_path,
     check_writable,
     open_volume,
     read_sections,
     read_volume,
+    write_text,
 )
 
 __all__ = ["SLICES_BUDGET", "report_files", "write_restoration_report"]
@@ -145,8 +145,7 @@ def write_restoration_report(
         lead=f"<strong>{escape(name)}</strong>, {lead}" if name else lead,
         data=browser_data(packed, file_shape=after.shape, voxel_size=voxel_size),
     )
-    with atomic_path(path) as partial:
-        partial.write_text(page, encoding="utf-8")
+    write_text(path, page)
 
 
 def report_files(

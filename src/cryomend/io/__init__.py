@@ -23,7 +23,14 @@ from cryomend.io.mrc import (
     read_volume,
     write_volume,
 )
-from cryomend.io.path import InputError, atomic_path, check_folder, check_writable, existing_file
+from cryomend.io.path import (
+    InputError,
+    atomic_path,
+    check_folder,
+    check_writable,
+    existing_file,
+    require_apart,
+)
 from cryomend.io.text import (
     read_lines,
     read_star_columns,
@@ -64,6 +71,7 @@ __all__ = [
     "read_toml",
     "read_volume",
     "release_pages",
+    "require_apart",
     "scratch_array",
     "write_json",
     "write_mdoc",

@@ -74,7 +74,7 @@ def mapped_volume(
     """Yield a float32 volume that lies in a new MRC file, to be filled slab by slab.
 
     The disk space is reserved first. The file stands under its name when the block has ended without
-    an error; otherwise nothing is left.
+    an error; otherwise nothing is left. Two processes cannot fill the same file.
 
     Parameters
     ----------
@@ -99,10 +99,11 @@ def mapped_volume(
     Raises
     ------
     InputError
-        If the place cannot be written, the disk is too full, or the voxels end up not finite.
+        If the place cannot be written, the disk is too full, another process writes the same file, or the
+        voxels end up not finite.
     """
     header, extended = result_header(shape, voxel_size=voxel_size, like=like, label=label, stack=stack)
-    with atomic_path(path) as partial:
+    with atomic_path(path, alone=True) as partial:
         offset = words.HEADER_BYTES + len(extended)
         with open(partial, "wb") as file:
             file.write(header.tobytes() + extended)

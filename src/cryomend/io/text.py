@@ -37,9 +37,12 @@ def write_json(path: str | os.PathLike[str], obj: Any) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file in UTF-8; it appears under its name when complete."""
+    """Write a text file in UTF-8; it appears under its name when complete.
+
+    The names of files may hold bytes that are no UTF-8; these are escaped as Python and JSON do it.
+    """
     with atomic_path(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def read_lines(path: str | os.PathLike[str]) -> tuple[Path, list[str]]:

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from cryomend.io import InputError, write_json
+from cryomend.io import InputError, find_tilt_angles, require_apart, write_json
 from cryomend.network.precision import PRECISIONS, autocast_dtype
-from cryomend.restoration.engine import is_out_of_memory
+from cryomend.restoration.engine import device_error, is_device_lost
 from cryomend.restoration.inputs import (
     Job,
+    Source,
     check_job,
     check_places,
     common_tilt_range,
@@ -33,11 +34,12 @@ from cryomend.restoration.job import (
     Setting,
     Work,
     is_done,
+    make_directory,
     range_in_words,
     restore_job,
     say_setting,
 )
-from cryomend.restoration.model import choose_model, load_model
+from cryomend.restoration.model import choose_model, load_model, resolve_model
 from cryomend.restoration.options import Options, check_options
 from cryomend.restoration.parallel import Died, Send, work_in_processes
 from cryomend.restoration.predict import choose_devices
@@ -46,6 +48,36 @@ from cryomend.restoration.progress import BatchProgress
 __all__ = ["Work", "restore_files"]
 
 PathLike = str | os.PathLike[str]
+
+
+@dataclass
+class _Batch:
+    """The inputs of one call with their results, in order, and what is known of each by its result.
+
+    Of several inputs (not ``alone``) one that cannot be used is no more than ``refused``, with the reason.
+    """
+
+    pairs: list[tuple[Path, Path]]
+    alone: bool
+    jobs: dict[Path, Job] = field(default_factory=dict)
+    refused: dict[Path, str] = field(default_factory=dict)
+    done: set[Path] = field(default_factory=set)
+
+    @contextmanager
+    def check(self, target: Path) -> Iterator[None]:
+        """Do what may refuse an input."""
+        try:
+            yield
+        except InputError as error:
+            if self.alone:
+                raise
+            self.jobs.pop(target, None)
+            self.refused[target] = " ".join(str(error).split())
+
+    @property
+    def todo(self) -> list[Job]:
+        """What is to be restored."""
+        return [job for target, job in self.jobs.items() if target not in self.done]
 
 
 def restore_files(
@@ -70,7 +102,7 @@ def restore_files(
 
     The header of every input, the model, the device and the output place are checked before any work; the
     voxels of an input when its turn has come. Of one file a failure is raised; of several the others are
-    still restored and the failure is in the results.
+    still restored and the failure is in the results, unless no header is such that work could begin.
 
     Parameters
     ----------
@@ -79,7 +111,8 @@ def restore_files(
         and lists, as `cryomend.restoration.inputs.list_sources` takes them.
     output : path-like
         A file for one input; a directory for several, for a directory, or where one exists or the name
-        ends in a separator. In a directory results are called ``STEM_restored.mrc``.
+        ends in a separator. In a directory results are called ``STEM_restored.mrc``, as
+        `cryomend.restoration.inputs.name_targets` does it.
     tilt_range : (float, float), optional
         Extreme tilt angles in degrees, inside ±90, of all inputs for which no list tells others.
     tilt_angles_path : path-like, optional
@@ -94,7 +127,7 @@ def restore_files(
         Where the network runs, as `cryomend.restoration.predict.choose_devices` takes it; of several every
         one takes the next tile.
     batch_report : path-like, optional
-        JSON file: a list of the results.
+        JSON file: a list of the results, also of a single file that failed once work had begun.
     report : path-like, optional
         HTML page with pictures of one input before and after.
     average_along_y : bool
@@ -104,7 +137,7 @@ def restore_files(
     work : Work, optional
         Precision, processes, and what happens when a device is lost.
     skip_done : bool
-        Leave alone what has a result already of the same shape, model and options.
+        Leave alone what has a result already of the same shape, voxel size, weights and options.
     dry_run : bool
         Check everything and say what would be done, but write nothing.
 
@@ -117,7 +150,8 @@ def restore_files(
     Raises
     ------
     InputError
-        If an input, an option or the output place cannot be used, or the only file failed.
+        If an option, the output place or the only input (or every one of several) cannot be used, a result
+        would overwrite an input or another result, or the only file failed.
     """
     if protein not in ("dark", "bright"):
         raise InputError(f"--protein must be dark or bright, got {protein!r}")
@@ -127,27 +161,55 @@ def restore_files(
     if report is not None and len(sources) > 1:
         raise InputError("--report shows one tomogram; give one input or leave it out")
     targets = name_targets(paths, output, into_directory=several)
-    pairs = zip(sources, targets, strict=True)
-    jobs = [check_job(source, target, common, voxel_size) for source, target in pairs]
     options = options or Options()
-    check_options(options, paths, targets, [job.tilt_range for job in jobs])
+    batch = _check_headers(sources, targets, options, common, voxel_size)
     devices, work = tuple(choose_devices(device)), work or Work()
     check_work(work, devices)
     choice = choose_model(model, devices[0])
     network, metadata = load_model(choice.model)
     page = None if report is None else Path(report)
     beside = [Path(p) for p in (report, batch_report, options.confidence) if p is not None]
+    given = [*paths, *inputs, options.even, options.odd, tilt_angles_path, resolve_model(choice.model)]
+    require_apart([*targets, *beside], [*given, *map(find_tilt_angles, paths)])
     check_places(targets, beside, Path(output))
+    jobs = list(batch.jobs.values())
+    check_options(options, [j.source for j in jobs], [j.tilt_range for j in jobs])
     setting = Setting(network, metadata, devices, protein, page, average_along_y, choice.why, options, work)
-    for job in jobs:
-        try:
-            setting.sampling(job.shape, job.voxel_size)
-        except InputError as error:
-            raise InputError(f"{job.source}: {error}") from error
-    done = {job.target for job in jobs if skip_done and is_done(job, setting)}
-    if dry_run:
-        return _plan(jobs, done, setting)
-    return _run_jobs(jobs, done, setting, batch_report)
+    _check_samplings(batch, setting)
+    if skip_done:
+        say = _make_console().print
+        batch.done = {target for target, job in batch.jobs.items() if is_done(job, setting, say)}
+    return _plan(batch, setting) if dry_run else _run_jobs(batch, setting, batch_report)
+
+
+def _check_headers(
+    sources: Sequence[Source],
+    targets: Sequence[Path],
+    options: Options,
+    common: tuple[float, float] | None,
+    voxel_size: float | None,
+) -> _Batch:
+    """See by its header which input can be restored."""
+    # what belongs to one tomogram will be refused of several, whatever their headers say
+    alone = len(sources) == 1 or options.confidence is not None or options.even is not None
+    batch = _Batch([(source.path, target) for source, target in zip(sources, targets, strict=True)], alone)
+    for source, target in zip(sources, targets, strict=True):
+        with batch.check(target):
+            batch.jobs[target] = check_job(source, target, common, voxel_size)
+    return batch
+
+
+def _check_samplings(batch: _Batch, setting: Setting) -> None:
+    """See which tomogram has voxels that the network can be given, and that there is one."""
+    for target, job in list(batch.jobs.items()):
+        with batch.check(target):
+            try:
+                setting.sampling(job.shape, job.voxel_size)
+            except InputError as error:
+                raise InputError(f"{job.source}: {error}") from error
+    if not batch.jobs:
+        first = next(iter(batch.refused.values()))
+        raise InputError(f"none of the {len(batch.pairs)} inputs can be restored; {first}")
 
 
 def check_work(work: Work, devices: Sequence[torch.device]) -> None:
@@ -173,11 +235,14 @@ def check_work(work: Work, devices: Sequence[torch.device]) -> None:
             autocast_dtype(work.precision, device)
         except ValueError as error:
             raise InputError(f"--precision: {error}") from error
+        except RuntimeError as error:  # of a device that does not answer, which the engine may replace
+            if not (is_device_lost(error) and work.on_device_loss == "cpu"):
+                raise device_error(error, device) or error from error
 
 
-def _record(job: Job, status: str, setting: Setting) -> dict[str, Any]:
+def _record(source: Path, target: Path, status: str, setting: Setting) -> dict[str, Any]:
     """Start what the results say of a file."""
-    record: dict[str, Any] = {"input": job.source, "output": job.target, "status": status, "error": None}
+    record: dict[str, Any] = {"input": source, "output": target, "status": status, "error": None}
     record |= {
         "seconds": 0.0,
         "device": ",".join(map(str, setting.devices)),
@@ -196,54 +261,72 @@ def _make_console() -> Console:
     return Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
-def _plan(jobs: list[Job], done: set[Path], setting: Setting) -> list[dict[str, Any]]:
+def _plan(batch: _Batch, setting: Setting) -> list[dict[str, Any]]:
     """Say what would be done."""
     console = _make_console()
     say_setting(setting, console.print)
-    for job in jobs:
+    records = []
+    for source, target in batch.pairs:
+        if target in batch.refused:
+            console.print(f"cannot be restored: {source}: {batch.refused[target]}")
+            records.append(_record(source, target, "failed", setting) | {"error": batch.refused[target]})
+            continue
+        job = batch.jobs[target]
         shape = " x ".join(map(str, job.shape))
-        what = "skip, result is there" if job.target in done else "restore"
+        what, status = "restore", "planned"
+        if target in batch.done:
+            what, status = "skip, result is there", "skipped"
         console.print(
-            f"{what}: {job.source}: {shape} voxels (Z, Y, X) of {job.voxel_size:g} Å, "
-            f"{range_in_words(job.tilt_range)} -> {job.target}"
+            f"{what}: {source}: {shape} voxels (Z, Y, X) of {job.voxel_size:g} Å, "
+            f"{range_in_words(job.tilt_range)} -> {target}"
         )
-    left = sum(job.target not in done for job in jobs)
-    console.print(f"dry run: {left} of {len(jobs)} to restore, nothing written")
-    return [
-        _record(job, "skipped" if job.target in done else "planned", setting) | _facts(job) for job in jobs
-    ]
+        records.append(_record(source, target, status, setting) | _facts(job))
+    console.print(f"dry run: {len(batch.todo)} of {len(batch.pairs)} to restore, nothing written")
+    return records
 
 
-def _run_jobs(
-    jobs: list[Job], done: set[Path], setting: Setting, batch_report: PathLike | None
-) -> list[dict[str, Any]]:
+def _run_jobs(batch: _Batch, setting: Setting, batch_report: PathLike | None) -> list[dict[str, Any]]:
     """Restore file after file, or several at a time; the batch report is written even after an interrupt."""
-    console = _make_console()
-    todo = [job for job in jobs if job.target not in done]
+    console, todo, several = _make_console(), batch.todo, len(batch.pairs) > 1
     progress = BatchProgress(console, [math.prod(job.shape) for job in todo])
-    results: dict[Path, dict[str, Any]] = {}
-    if len(jobs) > 1:
+    if several:
         say_setting(setting, console.print)
-    for job in jobs:
-        if job.target in done:
-            console.print(f"{job.source}: skipped, {job.target} is there")
-            results[job.target] = _record(job, "skipped", setting) | _facts(job)
+    results = _start_results(batch, setting, console)
     run = _run_in_processes if setting.work.jobs > 1 and len(todo) > 1 else _run_here
     try:
-        for number, record in run(todo, setting, console, progress, keep_going=len(jobs) > 1):
+        for number, record in run(todo, setting, console, progress, keep_going=several):
             progress.finish(number, worked=record["status"] == "restored")
             results[todo[number].target] = record
             if record["status"] == "restored":
                 console.print(f"wrote {todo[number].target} in {record['seconds']:.1f} s")
             else:
                 console.print(f"{todo[number].source}: failed: {record['error']}")
+    except Exception as error:
+        if not several:  # the only file, whose record tells it too
+            reason = " ".join(str(error).split())
+            results[todo[0].target] = _record(*batch.pairs[0], "failed", setting) | {"error": reason}
+        raise
     finally:
-        in_order = [results[job.target] for job in jobs if job.target in results]
+        in_order = [results[target] for _, target in batch.pairs if target in results]
         if batch_report is not None:
+            make_directory(Path(batch_report).parent)  # that of the results, if none of them was made
             write_json(batch_report, in_order)
-    if len(jobs) > 1:
+    if several:
         console.print(_table(in_order))
     return in_order
+
+
+def _start_results(batch: _Batch, setting: Setting, console: Console) -> dict[Path, dict[str, Any]]:
+    """Record and say of which files nothing will be made, by their results."""
+    results = {}
+    for source, target in batch.pairs:
+        if target in batch.refused:
+            console.print(f"{source}: failed: {batch.refused[target]}")
+            results[target] = _record(source, target, "failed", setting) | {"error": batch.refused[target]}
+        elif target in batch.done:
+            console.print(f"{source}: skipped, {target} is there")
+            results[target] = _record(source, target, "skipped", setting) | _facts(batch.jobs[target])
+    return results
 
 
 def _run_here(
@@ -278,7 +361,8 @@ def _run_in_processes(
     )
     for number, record in ended:
         if isinstance(record, Died):
-            record = _record(todo[number], "failed", setting) | {"error": str(record)}
+            job = todo[number]
+            record = _record(job.source, job.target, "failed", setting) | {"error": str(record)}
         yield number, record
 
 
@@ -296,24 +380,22 @@ def _run_apart(job: Job, send: Send, *, setting: Setting) -> dict[str, Any]:
 
 def _run_job(job: Job, setting: Setting, say: Say, show: Progresses, *, keep_going: bool) -> dict[str, Any]:
     """Restore one file and record how it went."""
-    record = _record(job, "failed", setting)
+    record = _record(job.source, job.target, "failed", setting)
     started = time.monotonic()
     try:
         restore_job(job, setting, say, show, announce=not keep_going)
         record |= _facts(job) | {"status": "restored"}
     except Exception as error:
         if not keep_going:
-            raise _as_input_error(error, setting.device) from error
-        record["error"] = " ".join(str(_as_input_error(error, setting.device)).split())
+            raise _as_input_error(error, setting) from error
+        record["error"] = " ".join(str(_as_input_error(error, setting)).split())
     record["seconds"] = round(time.monotonic() - started, 2)
     return record
 
 
-def _as_input_error(error: Exception, device: torch.device) -> Exception:
-    """Turn running out of memory into one line; leave everything else."""
-    if is_out_of_memory(error):
-        return InputError(f"out of memory on {device}; free some, or pass another --device")
-    return error
+def _as_input_error(error: Exception, setting: Setting) -> Exception:
+    """Turn lack of memory, and what PyTorch says of a device or its compiler, into one line."""
+    return device_error(error, setting.device, compiled=setting.work.compile_network) or error
 
 
 def _table(results: list[dict[str, Any]]) -> str:

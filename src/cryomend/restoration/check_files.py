@@ -16,6 +16,7 @@ from torch import Tensor
 from cryomend import __version__
 from cryomend.evaluation import evaluate_files, summary_rows
 from cryomend.evaluation.checks import require_matching, require_tilt_range
+from cryomend.evaluation.halves import require_different
 from cryomend.evaluation.metrics import correlation
 from cryomend.evaluation.projections import BAND
 from cryomend.evaluation.verdict import Check, check_rows
@@ -39,8 +40,10 @@ from cryomend.restoration.check_inputs import (
     possible_checks,
     require_pair,
 )
+from cryomend.restoration.engine import device_error
 from cryomend.restoration.model import choose_model, load_model
 from cryomend.restoration.predict import choose_device, restore_tomogram
+from cryomend.restoration.resample import resample_volume, shape_for_network
 
 __all__ = ["CheckData", "CheckSettings", "check_files", "evaluate_and_check", "result_tables"]
 
@@ -176,11 +179,19 @@ class _Session:
             self.apart = choose_held_out(settings.hold_out, self.plan, data.tilts)
         self.device = choose_device(settings.device)
         if {"held-out", "noise"} & set(self.names) or ("halves" in self.names and not data.even_restored):
-            chosen = choose_model(settings.model, self.device)
-            self.network, metadata = load_model(chosen.model)
-            self.model = str(metadata["name"])
+            self._load_model()
         else:
             self.model = ""
+
+    def _load_model(self) -> None:
+        """Load the model that restores again, and see that it is one for these voxels."""
+        self.network, metadata = load_model(choose_model(self.settings.model, self.device).model)
+        self.model = str(metadata["name"])
+        shape, trained = self.header.data.shape, metadata.get("voxel_size_range")
+        try:
+            self.sampling = shape_for_network(shape, self.header.voxel_size, trained)
+        except InputError as error:
+            raise InputError(f"{self.path}: {error}") from error
 
     def check_places(self, report: Path | None) -> NDArray[np.float32] | None:
         """See that the page can be written, and read the confidence that it shows."""
@@ -209,6 +220,8 @@ class _Session:
                 raise
             except ValueError as error:  # of a kernel, which does not know the file
                 raise InputError(f"{self.path}, check {name}: {error}") from error
+            except RuntimeError as error:
+                raise device_error(error, self.device) or error from error
         on_progress(1.0, "checked")
         return checks
 
@@ -218,8 +231,10 @@ class _Session:
         return data.neg_() if self.settings.protein == "bright" else data
 
     def restore(self, tomogram: Tensor) -> Tensor:
-        """Restore with the model."""
-        return restore_tomogram(tomogram, self.network, device=self.device)
+        """Restore with the model, resampled for it as `cryomend restore` does."""
+        data = tomogram if self.sampling is None else resample_volume(tomogram, self.sampling[0])
+        restored = restore_tomogram(data, self.network, device=self.device)
+        return restored if self.sampling is None else resample_volume(restored, self.header.data.shape)
 
     @property
     def tilt_range(self) -> tuple[float, float] | None:
@@ -301,8 +316,10 @@ class _Session:
 
 def _different(a: Tensor, b: Tensor, path_a: Path, path_b: Path) -> tuple[Tensor, Tensor]:
     """Refuse halves that are copies of each other: their noise would count as signal."""
-    if torch.equal(a, b):
-        raise InputError(f"{path_a} and {path_b} hold the same voxels; give two independent halves")
+    try:
+        require_different(a, b)
+    except ValueError as error:
+        raise InputError(f"{path_a} and {path_b}: {error}") from None
     return a, b
 
 

@@ -8,7 +8,9 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from cryomend.io import InputError
 from cryomend.network.precision import autocast_dtype
 from cryomend.restoration.memory import free_memory, voxels_that_fit
 
-__all__ = ["Engine", "is_device_lost", "is_out_of_memory"]
+__all__ = ["Engine", "device_error", "is_device_lost", "is_out_of_memory"]
 
 _BATCH = 2**22  # voxels
 _AHEAD = 2  # batches that wait for each device, so that it never waits for them
@@ -96,7 +98,23 @@ class Engine:
         self._network = network.eval()
         self._precision, self._compile, self._jobs, self.say = precision, compile_network, jobs, say
         self._on_device_loss = on_device_loss
-        self._places = [self._place(device) for device in self.devices]
+        for device in self.devices:
+            with suppress(RuntimeError):  # of a device that does not answer: `_places` sees to it
+                autocast_dtype(precision, device)
+
+    @cached_property
+    def _places(self) -> list[_Place]:
+        """The network on its devices; brought there when first needed, when a loss can be said."""
+        return [self._place_or_replace(device) for device in self.devices]
+
+    def _place_or_replace(self, device: torch.device) -> _Place:
+        """Bring the network to a device, or to the CPU where that one does not answer."""
+        try:
+            return self._place(device)
+        except RuntimeError as error:
+            if not is_device_lost(error):
+                raise
+            return self._place_instead(device, error)
 
     def _place(self, device: torch.device) -> _Place:
         """Bring the network to a device."""
@@ -118,12 +136,22 @@ class Engine:
 
     def tile_voxels(self) -> tuple[float, float]:
         """Voxels that fit on every device at a time, and the bytes that are free where these are fewest."""
+        free = [self._free_memory(number) for number in range(len(self._places))]
         room = []
-        for place in self._places:
+        for place, there in zip(self._places, free, strict=True):
             sharing = self._jobs * sum(p.device == place.device for p in self._places)
-            free = free_memory(place.device)
-            room.append((voxels_that_fit(self._network, place.dtype, free / sharing), float(free)))
+            room.append((voxels_that_fit(self._network, place.dtype, there / sharing), float(there)))
         return min(room)
+
+    def _free_memory(self, number: int) -> int:
+        """Bytes that are free on a device, or on the CPU where that one does not answer."""
+        try:
+            return free_memory(self._places[number].device)
+        except RuntimeError as error:
+            if not is_device_lost(error):
+                raise
+            self._replace(number, error)
+            return free_memory(self._places[number].device)
 
     def run(self, tiles: Iterable[Tensor]) -> Iterator[Tensor]:
         """Answer to tiles (1, 1, z, y, x) of one shape, in their order; some are taken ahead.
@@ -179,16 +207,50 @@ class Engine:
 
     def _replace(self, number: int, error: RuntimeError) -> None:
         """Put the CPU in the place of a device that was lost."""
-        device = self._places[number].device
+        self._places[number] = self._place_instead(self._places[number].device, error)
+
+    def _place_instead(self, device: torch.device, error: RuntimeError) -> _Place:
+        """Bring the network to the CPU and say that a device was lost, or refuse to."""
         what = " ".join(str(error).split())[:160]
         if self._on_device_loss != "cpu":
             raise InputError(
-                f"{device} was lost in the middle of the work ({what}); restart it, or pass --device cpu; "
+                f"{device} was lost ({what}); restart it, or pass --device cpu; "
                 "--on-device-loss cpu would have gone on there"
             ) from error
-        self._places[number] = self._place(torch.device("cpu"))
+        place = self._place(torch.device("cpu"))
         if self.say is not None:
             self.say(f"warning: {device} was lost ({what}); going on on the CPU, which is slower")
+        return place
+
+
+def device_error(
+    error: BaseException, device: torch.device | str, *, compiled: bool = False
+) -> InputError | None:
+    """Put into one line what PyTorch says of a device or of its compiler.
+
+    Parameters
+    ----------
+    error : BaseException
+        What was raised.
+    device : torch.device or str
+        Where the network ran.
+    compiled : bool
+        Whether PyTorch was to compile it.
+
+    Returns
+    -------
+    InputError or None
+        None of other errors than lack of memory and those of PyTorch.
+    """
+    if is_out_of_memory(error):
+        return InputError(f"out of memory on {device}; free some, or pass another --device")
+    if not isinstance(error, RuntimeError):
+        return None
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    what = " ".join(lines[: 2 if lines[0].endswith(":") else 1])  # "backend='inductor' raised:"
+    ways = ["leave out --compile"] * compiled + ["pass --device cpu"] * (torch.device(device).type != "cpu")
+    todo = " or ".join(ways) or "CRYOMEND_DEBUG=1 shows where, with one file"
+    return InputError(f"{device}: {what.rstrip(' .;:')}; {todo}")
 
 
 def is_device_lost(error: BaseException) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cryomend.io import (
@@ -83,6 +84,8 @@ def _range_of_list(path: Path) -> TiltRange:
 def list_sources(inputs: Sequence[PathLike]) -> tuple[list[Source], bool]:
     """Expand directories, patterns and lists; keep the order given, drop repetitions.
 
+    Of a file that is named several times the first tilt range that a list tells counts.
+
     Parameters
     ----------
     inputs : sequence of path-like
@@ -101,13 +104,15 @@ def list_sources(inputs: Sequence[PathLike]) -> tuple[list[Source], bool]:
     InputError
         If nothing is found or a list cannot be read.
     """
-    listed: dict[Path, Source] = {}
+    listed: dict[str, Source] = {}
     several = False
     for name in map(Path, inputs):
         found = _expand(name)
         several |= found is not None
         for source in [Source(name)] if found is None else found:
-            listed.setdefault(source.path.resolve(), source)
+            known = listed.setdefault(os.path.realpath(source.path), source)
+            if known.tilt_range is None:  # a directory that came first says nothing of it, a list may
+                listed[os.path.realpath(source.path)] = replace(known, tilt_range=source.tilt_range)
     if not listed:
         raise InputError("no input file; give at least one tomogram")
     return list(listed.values()), several or len(listed) > 1
@@ -123,7 +128,7 @@ def _expand(name: Path) -> list[Source] | None:
         return list(_read_list(name))
     if glob.has_magic(str(name)) and not name.exists():
         paths = [Path(path) for path in sorted(glob.glob(str(name), recursive=True))]
-        files = [path for path in paths if path.is_file() and not path.name.endswith(_RESTORED)]
+        files = [path for path in paths if _is_input(path)]
         if not files:
             raise InputError(f"no file matches {name}; check the pattern")
         return [Source(path) for path in files]
@@ -131,12 +136,18 @@ def _expand(name: Path) -> list[Source] | None:
 
 
 def _list_directory(directory: Path) -> list[Path]:
-    """List the tomograms of a directory by name, without earlier results."""
+    """List the tomograms of a directory by name, without earlier results and hidden files."""
     files = [path for path in sorted(directory.iterdir()) if path.suffix.lower() in _SUFFIXES]
-    files = [path for path in files if path.is_file() and not path.name.endswith(_RESTORED)]
+    files = [path for path in files if _is_input(path) and not path.name.startswith(".")]
     if not files:
         raise InputError(f"{directory} holds no .mrc, .rec or .map file to restore")
     return files
+
+
+def _is_input(path: Path) -> bool:
+    """Tell whether something found is to be restored; a link to nowhere is, so that its loss is told."""
+    there = path.is_file() or (path.is_symlink() and not path.exists())
+    return there and not path.name.endswith(_RESTORED)
 
 
 def _read_list(name: Path) -> Iterator[Source]:
@@ -186,6 +197,9 @@ def _find_listed(listed_in: Path, text: str) -> Path:
 def name_targets(sources: list[Path], output: PathLike, *, into_directory: bool) -> list[Path]:
     """Name the result of every source and refuse that one overwrites another or a source.
 
+    In a directory it is called ``STEM_restored.mrc``, and where several sources have one name also by as
+    many of the folders above them as tell them apart: ``FOLDER_STEM_restored.mrc``.
+
     Raises
     ------
     InputError
@@ -196,15 +210,38 @@ def name_targets(sources: list[Path], output: PathLike, *, into_directory: bool)
     if into_directory and (path.is_file() or path.suffix.lower() in _SUFFIXES):
         raise InputError(f"the results of several files or of a directory need a directory, got -o {text}")
     if into_directory or path.is_dir() or text.endswith(("/", os.sep)):
-        targets = [path / (source.stem + _RESTORED) for source in sources]
+        targets = [path / (name + _RESTORED) for name in _distinct_names(sources)]
     else:
         targets = [path]
-    taken = {source.resolve(): f"the input {source}" for source in sources}
+    inputs = {os.path.realpath(source): source for source in sources}
+    made: dict[str, Path] = {}
     for source, target in zip(sources, targets, strict=True):
-        other = taken.setdefault(target.resolve(), f"the result of {source}")
-        if other != f"the result of {source}":
-            raise InputError(f"the result {target} would overwrite {other}; choose another -o")
+        place = os.path.realpath(target)
+        if place in inputs:
+            raise InputError(
+                f"the result {target} would overwrite the input {inputs[place]}; choose another -o"
+            )
+        if place in made:
+            raise InputError(
+                f"the result {target} of {source} would overwrite the result of {made[place]}; rename one of "
+                "them, or restore them in two calls"
+            )
+        made[place] = source
     return targets
+
+
+def _distinct_names(sources: list[Path]) -> list[str]:
+    """Take stems and, where several are the same, as many folders before them as tell them apart."""
+    names = [source.stem for source in sources]
+    parts = [(*Path(os.path.abspath(source)).parent.parts[1:], source.stem) for source in sources]
+    for stem, count in Counter(names).items():
+        same = [n for n, source in enumerate(sources) if count > 1 and source.stem == stem]
+        for depth in range(2, max((len(parts[n]) for n in same), default=0) + 1):
+            longer = {n: "_".join(parts[n][-depth:]) for n in same}
+            if len(set(longer.values())) == len(same):
+                names = [longer.get(n, name) for n, name in enumerate(names)]
+                break
+    return names
 
 
 def check_job(source: Source, target: Path, common: TiltRange | None, voxel_size: float | None) -> Job:
@@ -230,14 +267,21 @@ def check_job(source: Source, target: Path, common: TiltRange | None, voxel_size
 def check_places(targets: list[Path], reports: list[Path], output: Path) -> None:
     """See that everything can be written, without making anything yet.
 
+    Reports may lie in an output directory that is yet to be made.
+
     Raises
     ------
     InputError
         If a place cannot be written, or more than the output directory itself is missing.
     """
+    to_make = targets != [output] and not output.exists()
+    directory = os.path.realpath(output) if to_make else None
     for place in reports:
-        check_writable(place)
-    if targets != [output] and not output.exists():
+        if os.path.realpath(place) == directory:
+            raise InputError(f"cannot write {place}: it will be the directory of the results; choose another")
+        if os.path.realpath(place.parent) != directory:
+            check_writable(place)
+    if to_make:
         if not output.absolute().parent.is_dir():  # more than one missing is more likely a slip of the pen
             raise InputError(f"cannot make the directory {output}: no such file or directory; make it first")
         check_folder(output)

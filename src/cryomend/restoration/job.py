@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from cryomend.io import (
     read_sections,
     scratch_array,
 )
+from cryomend.restoration.confidence import network_digest
 from cryomend.restoration.confidence_file import write_confidence
 from cryomend.restoration.engine import Engine
 from cryomend.restoration.inputs import Job
@@ -33,12 +35,21 @@ from cryomend.restoration.predict import restore_mapped
 from cryomend.restoration.resample import resample_mapped, shape_for_network, sizes_in_words
 from cryomend.restoration.standardise import sample_rows, stream_mean_std
 
-__all__ = ["Setting", "Work", "is_done", "range_in_words", "restore_job", "say_setting"]
+__all__ = [
+    "Setting",
+    "Work",
+    "is_done",
+    "make_directory",
+    "range_in_words",
+    "restore_job",
+    "say_setting",
+]
 
 Progress = Callable[[int, int], None]
 Progresses = Callable[[str], AbstractContextManager[Progress]]
 Say = Callable[[str], None]
-_LABEL_LENGTH = 80
+_LABEL_LENGTH = 79  # bytes of a label, and an end for the programs that want one
+_LABEL = re.compile(r"^cryomend \S+ .*(\([0-9a-f]{8}\) restored.*)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -91,10 +102,16 @@ class Setting:
             say=None if made is None else made.say,
         )  # fmt: skip
 
-    @property
+    @cached_property
     def label(self) -> str:
-        """What the headers of the results say was done, and by what."""
-        return f"{self.metadata['name']} {self.options.label}"
+        """What the headers of the results say was done, and by what: the model's name and its weights.
+
+        A name that is too long is cut, never what tells results apart.
+        """
+        before = f"cryomend {__version__} "
+        after = f" ({network_digest(self.network)[:8]}) {self.options.label}"
+        room = max(_LABEL_LENGTH - len(before) - len(after), 0)
+        return before + str(self.metadata["name"])[:room] + after
 
     @property
     def model_in_words(self) -> str:
@@ -130,19 +147,24 @@ def restore_job(job: Job, setting: Setting, say: Say, progresses: Progresses, *,
     if announce:
         say_setting(setting, say)
     _say_what_was_understood(job, setting, say)
-    _make_directory(job.target.parent)
-    label = f"cryomend {__version__} {setting.label}"
+    make_directory(job.target.parent)
     started = time.monotonic()
     with mapped_volume(
-        job.target, job.shape, voxel_size=opened.voxel_size, like=opened, label=label
+        job.target, job.shape, voxel_size=opened.voxel_size, like=opened, label=setting.label
     ) as result:
         _restore_and_join(result, job, opened, setting, say, progresses, mean_std)
     if setting.report is not None:
         _write_report(setting.report, job, opened, setting, seconds=time.monotonic() - started)
 
 
-def _make_directory(directory: Path) -> None:
-    """Make the directory of the results, only now that there will be one."""
+def make_directory(directory: Path) -> None:
+    """Make the directory of the results if it is not there, once there is something to put into it.
+
+    Raises
+    ------
+    InputError
+        If it cannot be made.
+    """
     try:
         directory.mkdir(exist_ok=True)
     except OSError as error:
@@ -237,27 +259,34 @@ def _write_report(page: Path, job: Job, opened: Volume, setting: Setting, *, sec
     )
 
 
-def is_done(job: Job, setting: Setting) -> bool:
-    """Tell whether the result is there already, complete and made by the same model and options.
+def is_done(job: Job, setting: Setting, say: Say) -> bool:
+    """Tell whether the result is there already, complete and made by the same weights and options.
 
-    Results appear under their name only when complete. One older than its tomogram is none. The model is
-    told by the label in the header; where the ten labels of the tomogram left no room, the shape must do.
+    Results appear under their name only when complete. One older than what it was made from, or of another
+    voxel size, is none. The model is told by the label in the header; where the ten labels of the tomogram
+    left no room for it, nothing tells, which is said with ``say``, and the result counts as not done.
     """
+    options = setting.options
     try:
-        there = open_volume(job.target, voxel_size=1.0)
-        changed = job.source.stat().st_mtime
-        beside = [path for path in (setting.report, setting.options.confidence) if path is not None]
-        if any(path.stat().st_mtime < changed for path in (job.target, *beside)):
+        there = open_volume(job.target)
+        before = open_volume(job.source, voxel_size=1.0)
+        made_from = [path for path in (job.source, options.even, options.odd) if path is not None]
+        made = [path for path in (job.target, setting.report, options.confidence) if path is not None]
+        if min(path.stat().st_mtime for path in made) < max(path.stat().st_mtime for path in made_from):
             return False
-        no_room = len(open_volume(job.source, voxel_size=1.0).labels) == 10
     except (InputError, OSError):
         return False
-    wanted = setting.label.encode("ascii", "replace").decode()
-    ours = [label for label in there.labels if re.match(r"cryomend \S+ ", label)]
-    last = ours[-1] if ours else ""  # a tomogram may have been restored before
-    made_by = last.split(" ", 2)[-1]
-    cut = len(last) == _LABEL_LENGTH and wanted.startswith(made_by)
-    return there.data.shape == job.shape and (made_by == wanted or cut or no_room)
+    if there.data.shape != job.shape or not math.isclose(there.voxel_size, job.voxel_size, rel_tol=1e-3):
+        return False
+    if before.header is not None and bytes(before.header["label"][-1]).strip(b"\x00 "):
+        say(
+            f"{job.source}: {job.target} is there, but the header has no room for a label that tells how it "
+            "was made, so it counts as not done"
+        )
+        return False
+    made_by = [_LABEL.findall("\n".join(volume.labels)) for volume in (before, there)]
+    # a tomogram may have been restored before: its own labels say nothing of the result
+    return len(made_by[1]) > len(made_by[0]) and setting.label.endswith(made_by[1][-1])
 
 
 def _inside_90(tilt_range: tuple[float, float] | None) -> tuple[float, float] | None:

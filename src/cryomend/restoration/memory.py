@@ -6,8 +6,8 @@ import ctypes
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
 
 import torch
 from torch import nn
@@ -19,7 +19,8 @@ __all__ = ["bytes_per_voxel", "free_memory", "hold_pages", "voxels_that_fit"]
 _SHARE = 0.5  # of the free memory: others want some too
 _SLACK = 1.75  # copies in the layout of the processor and what the allocator wastes, measured
 _UNKNOWN = 64  # values per voxel of a network that tells nothing of itself; that of `fast` has 58
-_CGROUP = Path("/sys/fs/cgroup")
+_CGROUP = Path("/sys/fs/cgroup")  # where Linux shows its control groups
+_MEMBERSHIP = Path("/proc/self/cgroup")  # in which of them this process is
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
 
 
@@ -28,14 +29,46 @@ def free_memory(device: torch.device | str) -> int:
     device = torch.device(device)
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    free = [_machine_memory()]
-    try:  # of a container
-        limit, used = ((_CGROUP / f"memory.{word}").read_text().strip() for word in ("max", "current"))
-        if limit != "max":
-            free.append(int(limit) - int(used))
-    except (OSError, ValueError):
-        pass
-    return max(min(free), 0)
+    return max(min([_machine_memory(), *_group_memory()]), 0)
+
+
+def _group_memory() -> list[int]:
+    """Bytes left by the control group of this process, and by each that it lies in, where they have limits.
+
+    A container, a batch system or systemd sets the limit on any of them. Both versions of control groups are
+    read; where the path is that of the machine and not of the container, only its root is there to be found.
+    """
+    try:
+        lines = _MEMBERSHIP.read_text().splitlines()
+    except OSError:
+        return []
+    left = []
+    for line in lines:
+        parts = line.split(":", 2)
+        if len(parts) < 3:
+            continue
+        _, kinds, path = parts
+        inside = PurePosixPath(path.lstrip("/"))
+        folders = (inside, *inside.parents)
+        if not kinds:
+            left += [_left_in(_CGROUP / folder, "max", "current") for folder in folders]
+        elif "memory" in kinds.split(","):
+            tree = _CGROUP / "memory"
+            left += [_left_in(tree / f, "limit_in_bytes", "usage_in_bytes", "total_") for f in folders]
+    return [free for free in left if free is not None]
+
+
+def _left_in(folder: Path, limit: str, used: str, prefix: str = "") -> int | None:
+    """Bytes that one control group leaves below its limit; None where it has none."""
+    try:
+        most, taken = (int((folder / f"memory.{word}").read_text()) for word in (limit, used))
+    except (OSError, ValueError):  # not there, or the word max
+        return None
+    with suppress(OSError, ValueError):
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        # pages of files count as used, but the kernel gives them back before it refuses memory
+        taken -= sum(int(stat.get(f"{prefix}{kind}_file", 0)) for kind in ("inactive", "active"))
+    return most - max(taken, 0)
 
 
 def _machine_memory() -> int:
@@ -87,11 +120,10 @@ def hold_pages() -> Iterator[None]:
     Where glibc gives every large array fresh pages of the system, clearing these took a quarter of the time
     with tiles of 128³ voxels and half of it with 192³. On other systems nothing changes.
     """
-    try:
+    library = mallopt = None
+    with suppress(OSError):
         library = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
         mallopt = getattr(library, "mallopt", None)
-    except OSError:
-        mallopt = None
     if library is None or mallopt is None:
         yield
         return

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import torch
 from numpy.typing import NDArray
 
+from cryomend.evaluation.halves import require_different
 from cryomend.io import InputError, Volume, open_volume, read_sections
 from cryomend.restoration.measured import (
     SpectralWeight,
@@ -18,6 +21,7 @@ from cryomend.restoration.measured import (
     weight_from_tomogram,
 )
 from cryomend.restoration.spectrum import scratch_bytes
+from cryomend.restoration.standardise import sample_rows
 
 __all__ = ["Options", "blend_file", "check_options", "choose_options", "open_halves"]
 
@@ -81,7 +85,6 @@ def choose_options(
 def check_options(
     options: Options,
     sources: Sequence[Path],
-    targets: Sequence[Path],
     tilt_ranges: Sequence[tuple[float, float] | None],
 ) -> None:
     """See that the options fit the files, before any work.
@@ -89,8 +92,8 @@ def check_options(
     Raises
     ------
     InputError
-        If a tilt range is missing, several inputs share what belongs to one, the halves cannot be read
-        or a result would overwrite another file.
+        If a tilt range is missing, several inputs share what belongs to one, or the halves cannot be
+        read.
     """
     for source, tilt_range in zip(sources, tilt_ranges, strict=True):
         if options.keep is not None and tilt_range is None:
@@ -102,13 +105,13 @@ def check_options(
         raise InputError("--confidence writes one volume; give one input or leave it out")
     if len(sources) > 1 and options.even is not None:
         raise InputError("--even and --odd are the halves of one tomogram; give one input or leave them out")
-    named = [path for path in (*sources, *targets, options.even, options.odd) if path is not None]
-    if options.confidence is not None and options.confidence.resolve() in {p.resolve() for p in named}:
-        raise InputError(f"--confidence {options.confidence} would overwrite another file; choose another")
     if options.even is not None and options.odd is not None:
-        for half in open_halves(options.even, options.odd, open_volume(sources[0], voxel_size=1.0)):
+        whole = open_volume(sources[0], voxel_size=1.0)
+        even, odd = open_halves(options.even, options.odd, whole)
+        for half in (even, odd):
             for _ in read_sections(half):  # which looks at every voxel
                 pass
+        _require_no_copies(whole, even, odd)
 
 
 def open_halves(even: Path, odd: Path, whole: Volume) -> tuple[Volume, Volume]:
@@ -117,12 +120,14 @@ def open_halves(even: Path, odd: Path, whole: Volume) -> tuple[Volume, Volume]:
     Raises
     ------
     InputError
-        If they cannot be read, have another shape, or are the same file.
+        If they cannot be read, have another shape, or are the same file or that of the whole.
     """
     if even.resolve() == odd.resolve():
         raise InputError(f"--even and --odd are both {even}; give the two halves")
     halves = []
-    for path in (even, odd):
+    for option, path in (("--even", even), ("--odd", odd)):
+        if whole.path is not None and path.resolve() == whole.path.resolve():
+            raise InputError(f"{option} {path} is the tomogram itself; give its two halves")
         # the header's voxel size does not matter: the correlation is in voxels
         half = open_volume(path, voxel_size=1.0)
         if half.data.shape != whole.data.shape:
@@ -130,6 +135,16 @@ def open_halves(even: Path, odd: Path, whole: Volume) -> tuple[Volume, Volume]:
             raise InputError(f"{path} has {found} voxels, {whole.path} has {wanted}; give its two halves")
         halves.append(half)
     return halves[0], halves[1]
+
+
+def _require_no_copies(*volumes: Volume) -> None:
+    """Refuse a half that is a copy of the other or of the whole: its noise would count as signal."""
+    samples = [torch.from_numpy(sample_rows(volume.data)) for volume in volumes]
+    for (a, first), (b, other) in combinations(zip(volumes, samples, strict=True), 2):
+        try:
+            require_different(first, other)
+        except ValueError as error:
+            raise InputError(f"{a.path} and {b.path}: {error}") from None
 
 
 def blend_file(

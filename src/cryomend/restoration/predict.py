@@ -138,6 +138,11 @@ def restore_mapped(
         tile, free = _choose_tile(engine)
         if say is not None:
             say(_tiles_in_words(tomogram.shape, tile, _overlap(tile, overlap), origin, engine, free))
+            if tile < min(_multiple(engine.tile_side or 0, engine), max(tomogram.shape)):
+                say(
+                    f"warning: there is memory for tiles of {tile} voxels only, and the model was trained on "
+                    f"{engine.tile_side}; the result is not what it would be with those, and takes longer"
+                )
     on_cpu = any(device.type == "cpu" for device in engine.devices)
     while True:
         for slab in _slabs(restored):
@@ -164,8 +169,12 @@ def _choose_tile(engine: Engine) -> tuple[int, float]:
     """Choose the side of the tiles; also give the bytes that are free."""
     voxels, free = engine.tile_voxels()
     # rounded, for the cube root of a cube may fall just below its side
-    fitting = round(min(engine.tile_side or _TILE, voxels ** (1 / 3)), 6) // engine.multiple
-    return max(int(fitting), 1) * engine.multiple, free
+    return _multiple(round(min(engine.tile_side or _TILE, voxels ** (1 / 3)), 6), engine), free
+
+
+def _multiple(side: float, engine: Engine) -> int:
+    """Cut a side to what the network takes."""
+    return max(int(side // engine.multiple), 1) * engine.multiple
 
 
 def _overlap(tile: int, asked: int | None) -> int:
