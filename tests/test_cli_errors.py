@@ -340,3 +340,36 @@ def test_waiting_threads_leave_the_cores_to_others_unless_the_user_says_otherwis
         [sys.executable, "-c", program], env=clean | given, check=True, capture_output=True, text=True
     )
     assert done.stdout.split() == ["cryomend", cryomend.__version__, found, "False"]
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+            "out of memory",
+        ),
+        (MemoryError(), "out of memory; free some"),
+        (
+            RuntimeError("CUDA error: device-side assert\nCompile with"),
+            "a device stopped answering (CUDA error",
+        ),
+    ],
+)
+def test_want_of_memory_and_lost_devices_are_one_line_in_every_command(
+    refused, monkeypatch, tmp_path, error, says
+):
+    def fail(path):
+        raise error
+
+    monkeypatch.setattr("cryomend.io.describe_file", fail)
+    refused("info", tmp_path / "a.mrc", says=says)
+
+
+def test_an_error_of_our_own_keeps_its_traceback(run_cli, monkeypatch, tmp_path):
+    def fail(path):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("cryomend.io.describe_file", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        run_cli("info", tmp_path / "a.mrc")

@@ -917,8 +917,25 @@ def _run_command() -> None:
             raise
         typer.echo(f"cryomend: {_one_line(error)}", err=True)
         raise SystemExit(2) from None
+    except (RuntimeError, MemoryError) as error:
+        said = _said_of_memory(error)
+        if said is None or os.environ.get("CRYOMEND_DEBUG"):
+            raise
+        typer.echo(f"cryomend: {said}", err=True)
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def _said_of_memory(error: BaseException) -> str | None:
+    """What to say where memory or a device failed; None of other errors, which are ours."""
+    from cryomend.restoration.engine import is_device_lost, is_out_of_memory
+
+    if is_out_of_memory(error):
+        return "out of memory; free some, take a smaller volume, crop or batch, or another --device"
+    if is_device_lost(error):
+        return f"a device stopped answering ({str(error).splitlines()[0]}); try again or with --device cpu"
+    return None
 
 
 def _spread(arguments: list[str]) -> list[str]:

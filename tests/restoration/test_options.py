@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 import mrcfile
 import numpy as np
@@ -299,3 +300,16 @@ def test_flat_restoration_has_no_confidence(restore, tmp_path, monkeypatch):
     result = restore("--confidence", tmp_path / "c.mrc")
     assert result.code == 2 and not (tmp_path / "c.mrc").exists()
     assert "the restoration is flat" in result.err.splitlines()[-1]
+
+
+def test_room_for_the_joining_is_asked_for_before_the_network_runs(
+    run_cli, tomogram_file, tmp_path, tiny_model, monkeypatch
+):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr("cryomend.io.mapped.shutil.disk_usage", lambda place: usage)
+    monkeypatch.setattr("cryomend.restoration.job.restore_mapped", lambda *a, **k: pytest.fail("too late"))
+    arguments = "restore", tomogram_file, "-o", tmp_path / "o.mrc", "--model", tiny_model
+    result = run_cli(*arguments, "--fill-only", "--tilt-range", "-60", "60")
+    assert result.code == 2
+    assert "has 0.0 GiB free and" in result.err and "needed for temporary files" in result.err
+    assert not (tmp_path / "o.mrc").exists()

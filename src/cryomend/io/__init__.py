@@ -12,7 +12,7 @@ from cryomend.io.description import describe_file
 from cryomend.io.dose import read_doses
 from cryomend.io.fetch import fetch_contour_level, fetch_structure, is_identifier
 from cryomend.io.labels import read_labels
-from cryomend.io.mapped import mapped_volume, read_sections, release_pages, scratch_array
+from cryomend.io.mapped import mapped_volume, read_sections, release_pages, require_room, scratch_array
 from cryomend.io.mdoc import write_mdoc
 from cryomend.io.mrc import (
     Volume,
@@ -72,6 +72,7 @@ __all__ = [
     "read_volume",
     "release_pages",
     "require_apart",
+    "require_room",
     "scratch_array",
     "write_json",
     "write_mdoc",

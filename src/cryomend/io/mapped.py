@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,7 +19,7 @@ from cryomend.io import header as words
 from cryomend.io.mrc import Volume, result_header
 from cryomend.io.path import InputError, atomic_path, reason
 
-__all__ = ["mapped_volume", "read_sections", "release_pages", "scratch_array"]
+__all__ = ["mapped_volume", "read_sections", "release_pages", "require_room", "scratch_array"]
 
 _SECTIONS = 16  # between two releases of memory: a few tens of MiB
 
@@ -159,6 +160,29 @@ def scratch_array(
                 f"({wanted / 2**30:.1f} GiB): {reason(error)}; make room or choose another output"
             ) from error
         yield array
+
+
+def require_room(directory: str | os.PathLike[str], wanted: int) -> None:
+    """See that a disk has room for temporary files, before the work whose result they will hold.
+
+    Parameters
+    ----------
+    directory : path-like
+        On the disk.
+    wanted : int
+        Bytes.
+
+    Raises
+    ------
+    InputError
+        If it has less; both numbers are said.
+    """
+    free = shutil.disk_usage(directory).free
+    if free < wanted:
+        raise InputError(
+            f"{directory} has {free / 2**30:.1f} GiB free and {wanted / 2**30:.1f} GiB are needed for "
+            "temporary files; make room or choose another output"
+        )
 
 
 def _reserve(file: IO[bytes], size: int) -> None:

@@ -30,7 +30,7 @@ from cryomend.restoration.confidence import network_digest
 from cryomend.restoration.confidence_file import write_confidence
 from cryomend.restoration.engine import Engine
 from cryomend.restoration.inputs import Job
-from cryomend.restoration.options import Options, blend_file, open_halves
+from cryomend.restoration.options import Options, blend_file, open_halves, require_room_to_blend
 from cryomend.restoration.predict import restore_mapped
 from cryomend.restoration.resample import resample_mapped, shape_for_network, sizes_in_words
 from cryomend.restoration.standardise import sample_rows, stream_mean_std
@@ -190,6 +190,7 @@ def _restore_and_join(
     tilt_range = job.tilt_range if options.keep is not None else None
     # the confidence is that of the network's own answer
     apart = tilt_range is not None and options.confidence is not None
+    require_room_to_blend(options, job.shape, directory)  # now, and not after an hour of the network
     with scratch_array(directory, job.shape, np.float32) if apart else nullcontext(result) as answer:
         with progresses(job.source.name) as progress:
             _restore(answer, opened, setting, say, progress, mean_std, directory)

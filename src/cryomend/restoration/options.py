@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from cryomend.evaluation.halves import require_different
-from cryomend.io import InputError, Volume, open_volume, read_sections
+from cryomend.io import InputError, Volume, open_volume, read_sections, require_room
 from cryomend.restoration.measured import (
     SpectralWeight,
     blend_mapped,
@@ -23,7 +23,7 @@ from cryomend.restoration.measured import (
 from cryomend.restoration.spectrum import scratch_bytes
 from cryomend.restoration.standardise import sample_rows
 
-__all__ = ["Options", "blend_file", "check_options", "choose_options", "open_halves"]
+__all__ = ["Options", "blend_file", "check_options", "choose_options", "open_halves", "require_room_to_blend"]
 
 PathLike = str | os.PathLike[str]
 Say = Callable[[str], None]
@@ -145,6 +145,18 @@ def _require_no_copies(*volumes: Volume) -> None:
             require_different(first, other)
         except ValueError as error:
             raise InputError(f"{a.path} and {b.path}: {error}") from None
+
+
+def require_room_to_blend(options: Options, shape: tuple[int, int, int], directory: Path) -> None:
+    """See that the disk has room for what `blend_file` will put on it.
+
+    Raises
+    ------
+    InputError
+        If it has not.
+    """
+    if options.keep is not None:
+        require_room(directory, 2 * scratch_bytes(shape))
 
 
 def blend_file(
