@@ -21,7 +21,7 @@ from cryomend.io import (
     read_tilt_angles,
     read_toml,
     read_volume,
-    require_apart,
+    refuse_overwriting,
     write_json,
     write_tilt_angles,
     write_volume,
@@ -389,8 +389,10 @@ def test_directory_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
 
 def test_results_that_have_names_of_their_own_are_apart(tmp_path):
     (tmp_path / "in.mrc").touch()
-    require_apart([tmp_path / "out.mrc", None, "r.json"], [tmp_path / "in.mrc", None, tmp_path / "in.mrc"])
-    require_apart([], [])
+    refuse_overwriting(
+        [tmp_path / "out.mrc", None, "r.json"], [tmp_path / "in.mrc", None, tmp_path / "in.mrc"]
+    )
+    refuse_overwriting([], [])
 
 
 @pytest.mark.parametrize("written", ["in.mrc", "sub/../in.mrc", "link.mrc", "in.mrc/"])
@@ -402,19 +404,19 @@ def test_a_result_over_an_input_is_refused_however_it_is_written(tmp_path, monke
     with pytest.raises(
         InputError, match=rf"{Path(written)} would overwrite the input .*in\.mrc; choose another"
     ):
-        require_apart(["out.mrc", written], ["other.mrc", tmp_path / "in.mrc"])
+        refuse_overwriting(["out.mrc", written], ["other.mrc", tmp_path / "in.mrc"])
 
 
 def test_two_results_of_one_name_are_refused_though_nothing_is_there_yet(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"two results go into .*a\.html"):
-        require_apart(["a.html", None, tmp_path / "a.html"], ["b.mrc"])
+        refuse_overwriting(["a.html", None, tmp_path / "a.html"], ["b.mrc"])
 
 
 def test_links_that_go_round_are_names_like_others(tmp_path):
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
-    require_apart([tmp_path / "a"], [tmp_path / "c"])
+    refuse_overwriting([tmp_path / "a"], [tmp_path / "c"])
 
 
 def test_text_holds_names_of_files_that_are_no_utf_8(tmp_path):

@@ -676,7 +676,7 @@ def evaluate(
                       odd_restored, confidence)  # fmt: skip
     how = CheckSettings(check, hold_out, band, model, device, protein.value, voxel_size, tilt_range)
     pick = template, particles, species, template_diameter, angular_step
-    read = volume, truth, areas, half, particles, *vars(given).values()
+    read = volume, truth, areas, half, template, particles, model, *vars(given).values()
     chosen = _look_before_work((json, report), read, areas, areas_of)
     with _progress_bar("checking") as show:
         further = _further_scores(json, volume, raw, half, pick, how, show)
@@ -688,13 +688,16 @@ def evaluate(
 
 
 def _look_before_work(
-    written: tuple[Path | None, ...], read: tuple[Path | None, ...], areas: Path | None, areas_of: str | None
+    written: tuple[Path | None, ...],
+    read: tuple[Path | str | None, ...],
+    areas: Path | None,
+    areas_of: str | None,
 ) -> Any:
     """See that no result goes over what is read; the areas."""
     from cryomend.evaluation import choose_areas
-    from cryomend.io import require_apart
+    from cryomend.io import refuse_overwriting
 
-    require_apart(written, read)
+    refuse_overwriting(written, read)
     return choose_areas(areas, areas_of)
 
 
@@ -837,7 +840,6 @@ def report(
     """Show a restored tomogram on one HTML page: slices, spectra, scores, checks, where it comes from."""
     import shlex
 
-    from cryomend.evaluation import choose_areas
     from cryomend.restoration.check_inputs import CheckData, CheckSettings
     from cryomend.restoration.report import ReportData, write_report
 
@@ -845,7 +847,9 @@ def report(
                       odd_restored, confidence)  # fmt: skip
     how = CheckSettings(check, model=model, device=device, protein=protein.value, voxel_size=voxel_size,
                         tilt_range=tilt_range)  # fmt: skip
-    shown = ReportData(truth, choose_areas(areas, areas_of), protein != truth_protein, checks,
+    read = restored, truth, checks, areas, model, *vars(given).values()
+    chosen = _look_before_work((output,), read, areas, areas_of)
+    shown = ReportData(truth, chosen, protein != truth_protein, checks,
                        average_along_y, shlex.join(["cryomend", *sys.argv[1:]]))  # fmt: skip
     with _progress_bar("checking") as show:
         write_report(restored, output, given, how, shown, on_progress=show)

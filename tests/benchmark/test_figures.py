@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cryomend.benchmark import figures
 from cryomend.benchmark.figures import draw_rows, write_page
 from cryomend.evaluation import Area, Areas
 
@@ -40,6 +41,33 @@ def test_frames_differ_without_colour(tmp_path):
     red = np.abs(grey - np.array((215, 25, 28))).sum(axis=2) < 60
     blue = np.abs(grey - np.array((43, 108, 255))).sum(axis=2) < 60
     assert red.sum() > 1.2 * blue.sum()
+
+
+def test_areas_are_drawn_on_the_three_sections(tmp_path, monkeypatch):
+    """Each frame on the axes of its section: x or z across, z or y up, thick where the section cuts it."""
+    seen = {}
+
+    def record(self, panel, section):
+        axes = add(self, panel, section)
+        seen.setdefault(section, axes)
+        return axes
+
+    add = figures._Sheet.add_axes
+    monkeypatch.setattr(figures._Sheet, "add_axes", record)
+    picture(tmp_path / "a.png", Areas("x", (Area("s1", ((2, 6), (4, 14), (10, 16))),), (BACK,)))
+    expected = {"xz": (9.5, 1.5, 6, 4), "xy": (9.5, 3.5, 6, 10), "yz": (1.5, 3.5, 4, 10)}
+    for section, (x, y, width, height) in expected.items():
+        frame = seen[section].patches[1]  # over its white ground
+        assert (frame.get_x(), frame.get_y(), frame.get_width(), frame.get_height()) == (x, y, width, height)
+        assert frame.get_linewidth() == 1.3
+    assert [seen[section].patches[3].get_linewidth() for section in ("xy", "xz", "yz")] == [1.3, 1.3, 0.6]
+
+
+def test_names_are_drawn_as_they_are(tmp_path):
+    volume = {"a$x^^$b": np.zeros((8, 32, 32), np.float32)}
+    areas = Areas("x", (Area("$s^^$", FRONT.ranges),), (BACK,))
+    draw_rows(tmp_path / "a.png", volume, areas=areas, title="$x^^$", voxel_size=10.0)
+    assert (tmp_path / "a.png").is_file()
 
 
 def test_xz_panels_are_flat(tmp_path):

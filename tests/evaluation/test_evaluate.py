@@ -290,6 +290,13 @@ def test_an_evaluation_never_replaces_what_it_reads(run_cli, files, tmp_path, op
         )
         assert result.code == 2
         assert f"would overwrite the input {path}" in result.err
+    for option, path in (("--template", "t.mrc"), ("--model", "m.safetensors")):
+        result = run_cli(
+            "evaluate", files[0], "--truth", files[1], "--json", tmp_path / path, option, tmp_path / path
+        )
+        assert "would overwrite the input" in result.err
+    result = run_cli("report", files[0], "--areas", tmp_path / "a.toml", "-o", tmp_path / "a.toml")
+    assert "would overwrite the input" in result.err
     one = tmp_path / "one"
     assert run_cli("evaluate", files[0], "--truth", files[1], "--json", one, "--report", one).code == 2
     assert [path.read_bytes() for path in files] == before

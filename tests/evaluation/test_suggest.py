@@ -164,3 +164,18 @@ def test_what_cannot_be_suggested_ends_in_one_line_and_leaves_nothing(
     assert message in result.err
     assert len(result.err.strip().splitlines()) == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == ["other.mrc", "raw.mrc"]
+
+
+def test_suggested_areas_never_replace_what_was_read_nor_each_other(
+    run_cli: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_volume("raw.mrc", tomogram(), voxel_size=10.0)
+    before = Path("raw.mrc").read_bytes()
+    for given in (["-o", "raw.mrc"], ["-o", "a.toml", "--picture", "raw.mrc"]):
+        result = run_cli("areas", "suggest", "raw.mrc", *given)
+        assert result.code == 2
+        assert "would overwrite the input raw.mrc" in result.err
+    assert run_cli("areas", "suggest", "raw.mrc", "-o", "a.toml", "--picture", "a.toml").code == 2
+    assert Path("raw.mrc").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["raw.mrc"]

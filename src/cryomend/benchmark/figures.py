@@ -24,6 +24,7 @@ __all__ = ["draw_rows", "write_page"]
 
 Volume = NDArray[np.float32]
 _COLOURS = {"foreground": ("#d7191c", "solid"), "background": ("#2b6cff", "dashed")}
+_SECTION_AXES = {"xz": (2, 0, 1), "xy": (2, 1, 0), "yz": (0, 1, 2)}  # across, up, through; of Z, Y, X
 _ACROSS = 5  # panels in a line at most
 _WIDTH = 2.9  # of a panel, inches, as all these
 _GAP, _LINE, _MARGIN, _TITLE = 0.2, 0.04, 0.2, 0.25
@@ -40,8 +41,8 @@ def draw_rows(
 ) -> None:
     """Draw an x-y section of every volume with its x-z section above and its y-z section at the right.
 
-    The sections go through the middle of the first foreground area; areas are drawn on the x-y section:
-    foreground red and solid, background blue and dashed, thin where they lie in other planes.
+    The sections go through the middle of the first foreground area; areas are drawn on them: foreground red
+    and solid, background blue and dashed, thin where they lie in other planes.
 
     Parameters
     ----------
@@ -62,7 +63,9 @@ def draw_rows(
     shape = next(iter(volumes.values())).shape
     planes = _planes(areas, shape)
     sheet = _Sheet(shape, len(volumes), only_xz)
-    sheet.figure.suptitle(title, fontsize=11, y=1 - 0.12 / sheet.figure.get_figheight(), va="top")
+    sheet.figure.suptitle(
+        title, fontsize=11, y=1 - 0.12 / sheet.figure.get_figheight(), va="top", parse_math=False
+    )
     for i, (label, volume) in enumerate(volumes.items()):
         z, y, x = planes
         sections = (
@@ -74,9 +77,10 @@ def draw_rows(
         axes = {name: sheet.add_axes(i, name) for name in sections}
         for name, section in sections.items():
             _show(axes[name], section, limits)
-        axes["xz"].set_title(label, fontsize=9, pad=3)
+        axes["xz"].set_title(label, fontsize=9, pad=3, parse_math=False)
         if areas is not None and not only_xz:
-            _draw_areas(axes["xy"], areas, z)
+            for name in sections:
+                _draw_areas(axes[name], areas, name, planes)
         if i == 0:
             _scale_bar(axes["xz" if only_xz else "xy"], shape[2], voxel_size)
     with atomic_path(path) as partial:
@@ -133,27 +137,31 @@ def _show(axes: Axes, picture: Volume, limits: tuple[float, float]) -> None:
     axes.set_yticks([])
 
 
-def _draw_areas(axes: Axes, areas: Areas, plane: int) -> None:
+def _draw_areas(axes: Axes, areas: Areas, section: str, planes: tuple[int, int, int]) -> None:
     for kind in ("foreground", "background"):
         for area in getattr(areas, kind):
-            _draw_area(axes, area, kind, plane)
+            _draw_area(axes, area, kind, section, planes)
 
 
-def _draw_area(axes: Axes, area: Area, kind: str, plane: int) -> None:
-    """A frame with its name; colour and dashes both tell its kind."""
-    (z0, z1), (y0, y1), (x0, x1) = area.ranges
+def _draw_area(axes: Axes, area: Area, kind: str, section: str, planes: tuple[int, int, int]) -> None:
+    """A frame, with its name where it is cut or seen from above; colour and dashes both tell its kind."""
+    across, up, through = _SECTION_AXES[section]
+    (u0, u1), (v0, v1) = area.ranges[across], area.ranges[up]
     colour, style = _COLOURS[kind]
-    width = 1.3 if z0 <= plane < z1 else 0.6
-    corner = (x0 - 0.5, y0 - 0.5)
+    start, stop = area.ranges[through]
+    is_cut = start <= planes[through] < stop
+    width = 1.3 if is_cut else 0.6
+    corner = (u0 - 0.5, v0 - 0.5)
     # white beneath, so that it stands out on any grey level
-    axes.add_patch(Rectangle(corner, x1 - x0, y1 - y0, fill=False, edgecolor="white", linewidth=width + 1))
+    axes.add_patch(Rectangle(corner, u1 - u0, v1 - v0, fill=False, edgecolor="white", linewidth=width + 1))
     axes.add_patch(
-        Rectangle(corner, x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=width, linestyle=style)
+        Rectangle(corner, u1 - u0, v1 - v0, fill=False, edgecolor=colour, linewidth=width, linestyle=style)
     )
-    axes.text(
-        x0, y1, area.name, color="white", fontsize=5.5, va="bottom",
-        bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.6},
-    )  # fmt: skip
+    if is_cut or section == "xy":
+        axes.text(
+            u0, v1, area.name, color="white", fontsize=5.5, va="bottom", parse_math=False,
+            bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.6},
+        )  # fmt: skip
 
 
 def _scale_bar(axes: Axes, width: int, voxel_size: float) -> None:

@@ -18,7 +18,7 @@ from scipy import ndimage
 from cryomend.evaluation.areas import Area, Areas, write_areas
 from cryomend.evaluation.checks import require_matching
 from cryomend.evaluation.pictures import grey_range
-from cryomend.io import InputError, atomic_path, check_writable, read_volume
+from cryomend.io import InputError, atomic_path, check_writable, read_volume, refuse_overwriting
 
 __all__ = ["draw_areas", "suggest_areas", "suggest_areas_files"]
 
@@ -247,6 +247,7 @@ def suggest_areas_files(
     """
     if restored is not None and picture is None:
         raise InputError(f"--restored {restored} is only drawn, not chosen on; give --picture FILE.png too")
+    refuse_overwriting((output, picture), (tomogram, restored))
     for path in (output, picture):
         if path is not None:
             check_writable(path)

@@ -29,7 +29,7 @@ from cryomend.io.path import (
     check_folder,
     check_writable,
     existing_file,
-    require_apart,
+    refuse_overwriting,
 )
 from cryomend.io.text import (
     read_lines,
@@ -70,8 +70,8 @@ __all__ = [
     "read_tilt_angles",
     "read_toml",
     "read_volume",
+    "refuse_overwriting",
     "release_pages",
-    "require_apart",
     "require_room",
     "scratch_array",
     "write_json",

@@ -23,7 +23,7 @@ __all__ = [
     "check_writable",
     "existing_file",
     "reason",
-    "require_apart",
+    "refuse_overwriting",
 ]
 
 
@@ -176,7 +176,7 @@ def check_folder(path: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def require_apart(
+def refuse_overwriting(
     written: Iterable[str | os.PathLike[str] | None], read: Iterable[str | os.PathLike[str] | None]
 ) -> None:
     """See that no result would be written over an input or over another result, before any work.

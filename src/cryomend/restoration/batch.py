@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from cryomend.io import InputError, find_tilt_angles, require_apart, write_json
+from cryomend.io import InputError, find_tilt_angles, refuse_overwriting, write_json
 from cryomend.network.precision import PRECISIONS, autocast_dtype
 from cryomend.restoration.engine import device_error, is_device_lost
 from cryomend.restoration.inputs import (
@@ -170,7 +170,7 @@ def restore_files(
     page = None if report is None else Path(report)
     beside = [Path(p) for p in (report, batch_report, options.confidence) if p is not None]
     given = [*paths, *inputs, options.even, options.odd, tilt_angles_path, resolve_model(choice.model)]
-    require_apart([*targets, *beside], [*given, *map(find_tilt_angles, paths)])
+    refuse_overwriting([*targets, *beside], [*given, *map(find_tilt_angles, paths)])
     check_places(targets, beside, Path(output))
     jobs = list(batch.jobs.values())
     check_options(options, [j.source for j in jobs], [j.tilt_range for j in jobs])
