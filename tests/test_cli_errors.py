@@ -373,3 +373,30 @@ def test_an_error_of_our_own_keeps_its_traceback(run_cli, monkeypatch, tmp_path)
     monkeypatch.setattr("cryomend.io.describe_file", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         run_cli("info", tmp_path / "a.mrc")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "noise extract in.mrc -o in.mrc",
+        "noise extract in.mrc -o a.h5 --picture in.mrc",
+        "noise extract in.mrc -o a.h5 --tilt-angles a.png",
+        "noise fit in.h5 -o in.h5",
+        "noise sample in.safetensors --tilt-angles in.tlt -o in.tlt",
+        "noise check in.h5 b.mrc --json in.h5",
+        "noise check a.h5 in.mrc --json a.json --figure in.mrc",
+        "reconstruct in.mrc --thickness 16 --tilt-angles in.tlt -o in.tlt",
+        "reconstruct in.mrc --thickness 16 --alignment in.xf -o in.xf",
+        "train --for in.mrc --structures 1abc -o in.mrc",
+        "train --structures 1abc --noise in.safetensors -o in.safetensors",
+    ],
+)
+def test_no_command_writes_over_what_it_reads(run_cli, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    for name in ("in.mrc", "in.h5", "in.safetensors", "in.tlt", "in.xf", "a.png"):
+        Path(name).write_text("as it was")
+    result = run_cli(*command.split())
+    assert result.code == 2
+    assert "would overwrite" in result.err
+    assert len(result.err.strip().splitlines()) == 1
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"as it was"}

@@ -291,14 +291,14 @@ def train(
     from cryomend.training.series import UserSeries
     from cryomend.training.user import train_as_asked
 
+    _keep_inputs((output,), config, tilt_series, tilt_angles, noise)
     given = Ingredients(structures or [], membrane_structures or [], noise or [], rescale_noise)
     series = UserSeries(tilt_series or [], tilt_angles or [], pixel_size, bin)
     with _training_progress() as (show_step, show):
         facts = train_as_asked(
             output, config=config, directories=pairs or [], series=series, ingredients=given, workers=workers,
-            start_from=start_from, from_scratch=from_scratch,
-            max_minutes=max_minutes, resume=resume, seed=seed, device=choose_device(device),
-            on_step=show_step, on_progress=show, on_notes=_print_notes,
+            start_from=start_from, from_scratch=from_scratch, max_minutes=max_minutes, resume=resume,
+            seed=seed, device=choose_device(device), on_step=show_step, on_progress=show, on_notes=_print_notes,
         )  # fmt: skip
     _print_trained(output, facts)
 
@@ -380,6 +380,7 @@ def noise_extract(
     from cryomend.noise import extract_noise
 
     drawing = None if no_picture else check_writable(picture or output.with_suffix(".png"))
+    _keep_inputs((output, drawing), stacks, tilt_angles, areas)
     with _progress_bar("searching") as show:
         _, report = extract_noise(
             stacks, tilt_angles=tilt_angles or [], patch=patch, areas=areas or [], pixel_size=pixel_size,
@@ -406,6 +407,7 @@ def noise_fit(
     from cryomend.noise import fit_noise_file
     from cryomend.restoration.predict import choose_device
 
+    _keep_inputs((output,), patches, config)
     settings = load_config(NoiseConfig, config)
     with _progress_bar("fit") as show:
         fitted = fit_noise_file(
@@ -437,6 +439,7 @@ def noise_sample(
     from cryomend.noise import SampleOptions, sample_noise_file
     from cryomend.restoration.predict import choose_device
 
+    _keep_inputs((output,), model, tilt_angles, signal)
     options = SampleOptions(seed, not raw, pixel_size, rescale, signal, snr_db)
     with _progress_bar("sampling") as show:
         notes = sample_noise_file(
@@ -461,6 +464,7 @@ def noise_check(
     from cryomend.io import check_writable, write_json
     from cryomend.noise import check_noise, draw_fidelity, summarise_fidelity
 
+    _keep_inputs((json, figure), real, sampled, tilt_angles)
     for path in (json, figure):
         if path is not None:
             check_writable(path)
@@ -695,10 +699,17 @@ def _look_before_work(
 ) -> Any:
     """See that no result goes over what is read; the areas."""
     from cryomend.evaluation import choose_areas
+
+    _keep_inputs(written, *read)
+    return choose_areas(areas, areas_of)
+
+
+def _keep_inputs(written: tuple[Path | None, ...], *read: Path | str | list[Path] | None) -> None:
+    """Refuse results that would go over what is read."""
     from cryomend.io import refuse_overwriting
 
-    refuse_overwriting(written, read)
-    return choose_areas(areas, areas_of)
+    paths = (path for one in read for path in (one if isinstance(one, list) else [one]))
+    refuse_overwriting(written, paths)
 
 
 def _further_scores(
