@@ -294,11 +294,11 @@ def train(
     _keep_inputs((output,), config, tilt_series, tilt_angles, noise)
     given = Ingredients(structures or [], membrane_structures or [], noise or [], rescale_noise)
     series = UserSeries(tilt_series or [], tilt_angles or [], pixel_size, bin)
-    with _training_progress() as (show_step, show):
+    with _training_progress() as (step, show):
         facts = train_as_asked(
             output, config=config, directories=pairs or [], series=series, ingredients=given, workers=workers,
             start_from=start_from, from_scratch=from_scratch, max_minutes=max_minutes, resume=resume,
-            seed=seed, device=choose_device(device), on_step=show_step, on_progress=show, on_notes=_print_notes,
+            seed=seed, device=choose_device(device), on_step=step, on_progress=show, on_notes=_print_notes,
         )  # fmt: skip
     _print_trained(output, facts)
 
