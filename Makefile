@@ -5,6 +5,7 @@ BIN = $(VENV)/bin
 .PHONY: demo test check bench bench-specimen bench-noise bench-reconstruction bench-training bench-ablation clean default-model
 
 $(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "installing into $(VENV): PyTorch and what else is needed, some minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'

@@ -552,6 +552,25 @@ def test_list_with_one_angle_for_every_section_makes_it_a_stack(tmp_path, voxels
     assert describe_file(tmp_path / "a.tlt")["range"] == "0 to 15 degrees"
 
 
+def test_side_files_are_described_in_their_own_words(tmp_path):
+    (tmp_path / "a.xf").write_text("0 -1 1 0 3 -4.5\n1 0 0 1 0 0\n")
+    described = describe_file(tmp_path / "a.xf")
+    assert (described["kind"], described["images"]) == ("alignment", "2")
+    assert (described["rotation"], described["largest shift"]) == ("0 to 90 degrees", "4.5 pixels")
+    rows = "1 30000 20000 0 0 0.1 5\n2 35000 25000 0 0 0.1 5\n"
+    (tmp_path / "a_CTF.txt").write_text("# Columns: #1 - micrograph number; #2 - defocus 1\n" + rows)
+    described = describe_file(tmp_path / "a_CTF.txt")
+    assert (described["images"], described["defocus"]) == ("2", "2.5 to 3 µm")
+    (tmp_path / "a.star").write_text("data_x\n\nloop_\n_rlnA #1\n_rlnB #2\n1 2\n3 4\n")
+    assert describe_file(tmp_path / "a.star")["data_x"] == "2 rows of rlnA, rlnB"
+    (tmp_path / "a.toml").write_text("a = 1\n")
+    with pytest.raises(InputError, match=r"a.toml: info tells of MRC files, lists of angles, alignments"):
+        describe_file(tmp_path / "a.toml")
+    (tmp_path / "b.star").write_text("nothing of the kind")
+    with pytest.raises(InputError, match=r"b\.star"):
+        describe_file(tmp_path / "b.star")
+
+
 def test_description_counts_voxels_that_are_not_finite_instead_of_refusing(damaged):
     described = describe_file(damaged("nan"))
     assert described["grey levels"].endswith("3 voxels are NaN or infinite")

@@ -135,3 +135,19 @@ def test_what_cannot_be_used_is_refused_in_one_line_and_nothing_is_written(acqui
     assert result.code == 2
     assert says in result.err and len(result.err.strip().splitlines()) == 1
     assert not Path("t").exists()
+
+
+@pytest.mark.parametrize(
+    ("label", "least", "why"), [("", -1.0, "voxels are negative"), ("restored", 0.0, "labels")]
+)
+def test_a_tomogram_in_place_of_a_density_is_doubted(run_cli, tmp_path, monkeypatch, label, least, why):
+    monkeypatch.chdir(tmp_path)
+    values = np.random.default_rng(0).uniform(least, 1, (16, 24, 24)).astype(np.float32)
+    write_volume(Path("a.mrc"), values, voxel_size=VOXEL, label=label or None)
+    write_volume(Path("b.mrc"), np.abs(values), voxel_size=VOXEL)
+    doubted, fine = (
+        run_cli("acquire", name, "-o", name[0], "--device", "cpu", "--tilt-range", "-20", "20", "20").err
+        for name in ("a.mrc", "b.mrc")
+    )
+    assert "a.mrc looks like a tomogram" in doubted and why in doubted
+    assert "looks like" not in fine

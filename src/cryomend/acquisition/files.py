@@ -19,6 +19,7 @@ from cryomend.config import AcquisitionConfig
 from cryomend.geometry import tilt_angles_from_range
 from cryomend.io import (
     InputError,
+    Volume,
     check_folder,
     read_doses,
     read_tilt_angles,
@@ -31,6 +32,8 @@ from cryomend.io import (
 )
 
 __all__ = ["acquire_file", "choose_angles"]
+
+_MOSTLY_NEGATIVE = 0.3  # share of voxels: little of a potential above ice is, half of a tomogram
 
 
 def choose_angles(
@@ -154,7 +157,17 @@ def acquire_file(
             "config": config.model_dump(mode="json"),
         },
     )
-    return _notes(angles, halves and exposure.snr is not None)
+    return [*_doubts(volume), *_notes(angles, halves and exposure.snr is not None)]
+
+
+def _doubts(volume: Volume) -> list[str]:
+    """Whether a volume looks like a tomogram and not like a potential."""
+    made = any(word in label for label in volume.labels for word in ("cryomend reconstruct", "restored"))
+    negative = float((volume.data < 0).mean())
+    if not made and negative < _MOSTLY_NEGATIVE:
+        return []
+    why = "its labels say so" if made else f"{100 * negative:.0f} % of its voxels are negative"
+    return [f"{volume.path} looks like a tomogram ({why}); a density is potential in V above ice"]
 
 
 def _notes(angles: NDArray[np.float64], halves_missing: bool) -> list[str]:

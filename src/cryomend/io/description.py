@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryomend.io import header as words
+from cryomend.io.alignment import read_alignment
 from cryomend.io.angles import find_tilt_angles, read_tilt_angles
+from cryomend.io.ctf import read_defocus
 from cryomend.io.mrc import open_mrc
-from cryomend.io.path import existing_file
+from cryomend.io.path import InputError, existing_file
 
 __all__ = ["describe_file"]
 
@@ -24,7 +27,8 @@ def describe_file(path: str | os.PathLike[str]) -> dict[str, str]:
     Parameters
     ----------
     path : path-like
-        An MRC volume or stack, or a .tlt, .rawtlt or .mdoc list of tilt angles.
+        An MRC volume or stack, a .tlt, .rawtlt or .mdoc list of tilt angles, an .xf or .aln alignment, a file
+        of defocus values (.defocus, .xml, _CTF.txt) or a .star file.
 
     Returns
     -------
@@ -37,8 +41,12 @@ def describe_file(path: str | os.PathLike[str]) -> dict[str, str]:
         If the file cannot be understood at all.
     """
     name = existing_file(path)
-    is_list = name.suffix.lower() in (".tlt", ".rawtlt", ".mdoc")
-    return {"file": str(name)} | (_describe_angles(name) if is_list else _describe_mrc(name))
+    ending = name.suffix.lower()
+    if ending in _OTHERS:
+        raise InputError(
+            f"{name}: info tells of MRC files, lists of angles, alignments, defocus and star files"
+        )
+    return {"file": str(name)} | _DESCRIBERS.get(ending, _describe_mrc)(name)
 
 
 def _describe_angles(name: Path) -> dict[str, str]:
@@ -111,3 +119,71 @@ def _describe_levels(stored: NDArray[Any]) -> str:
     levels = f"minimum {low:g}, maximum {high:g}, mean {mean:g}, standard deviation {deviation:g}"
     bad = stored.size - int(moments[0])
     return levels + (f"; {bad} voxels are NaN or infinite" if bad else "")
+
+
+def _describe_alignment(name: Path) -> dict[str, str]:
+    """Count the images of an alignment, and tell how far they are turned and moved."""
+    found = read_alignment(name)
+    turned = np.degrees(np.arctan2(found.matrices[:, 1, 0], found.matrices[:, 0, 0]))
+    described = {
+        "kind": "alignment",
+        "images": str(len(found.matrices)),
+        "rotation": f"{turned.min():.4g} to {turned.max():.4g} degrees",
+        "largest shift": f"{np.abs(found.shifts_xy).max():.4g} pixels",
+    }
+    if found.tilt_angles is not None:
+        described["range"] = f"{found.tilt_angles.min():g} to {found.tilt_angles.max():g} degrees"
+    if found.raw_shape is not None:
+        described["raw stack"] = " x ".join(map(str, found.raw_shape)) + " (image, Y, X)"
+    return described
+
+
+def _describe_defocus(name: Path) -> dict[str, str]:
+    """Count the images of a defocus file, and tell its ranges."""
+    found = read_defocus(name)
+    return {
+        "kind": "defocus",
+        "images": str(len(found.defocus_um)),
+        "defocus": f"{found.defocus_um.min():.4g} to {found.defocus_um.max():.4g} µm",
+        "astigmatism": f"up to {found.astigmatism_um.max():.3g} µm",
+    }
+
+
+def _describe_star(name: Path) -> dict[str, str]:
+    """List the tables of a star file."""
+    import starfile  # brings pandas, which only this needs
+
+    try:
+        tables = starfile.read(name, always_dict=True)
+    except Exception as error:  # the library raises many kinds for files that are not star
+        raise InputError(f"{name} is not a star file; is it the right one?") from error
+    if not tables:
+        raise InputError(f"{name} holds no table; is it a star file?")
+    described = {"kind": "star"}
+    for title, table in tables.items():
+        rows = len(table) if hasattr(table, "columns") else 1
+        columns = ", ".join(map(str, getattr(table, "columns", table)))
+        described[f"data_{title}"] = f"{rows} row{'s' if rows != 1 else ''} of {columns}"
+    return described
+
+
+_DESCRIBERS: dict[str, Callable[[Path], dict[str, str]]] = {
+    **dict.fromkeys((".tlt", ".rawtlt", ".mdoc"), _describe_angles),
+    **dict.fromkeys((".xf", ".aln"), _describe_alignment),
+    **dict.fromkeys((".defocus", ".xml", ".txt"), _describe_defocus),
+    ".star": _describe_star,
+}
+_OTHERS = (
+    ".toml",
+    ".yaml",
+    ".yml",
+    ".json",
+    ".h5",
+    ".hdf5",
+    ".html",
+    ".png",
+    ".csv",
+    ".tif",
+    ".tiff",
+    ".eer",
+)
