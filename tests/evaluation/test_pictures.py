@@ -72,6 +72,11 @@ def test_scale_bars_are_round_and_span_at_most_a_third(width: float, bar: float)
     assert pictures.scale_bar_nm(width) == pytest.approx(bar)
 
 
+def test_a_name_that_is_no_unicode_can_be_drawn_and_every_other_stays() -> None:
+    assert pictures.plain_text("a\udcff.mrc") == "a?.mrc"
+    assert pictures.plain_text("日本 $x$ µ") == "日本 $x$ µ"
+
+
 def test_hatching_is_black_and_white_where_the_mask_is_set_and_transparent_elsewhere() -> None:
     mask = np.zeros((20, 30), dtype=bool)
     mask[:10] = True  # the lower half: row 0 is drawn at the bottom

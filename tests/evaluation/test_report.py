@@ -253,6 +253,14 @@ def test_thin_and_odd_volumes_make_a_page(tmp_path: Path, shape: tuple[int, int,
     assert len(Page(write(tmp_path, shape, average_along_y=True)).images) == 12
 
 
+def test_columns_of_slices_may_become_as_narrow_as_their_scale_asks(tmp_path: Path) -> None:
+    """A plain ``fr`` is never narrower than what stands in it, a label that does not wrap."""
+    text = write(tmp_path, (16, 16, 300))
+    assert (
+        re.findall(r"grid-template-columns:([^;]*);max-width", text) == ["minmax(0,300fr) minmax(0,16fr)"] * 3
+    )
+
+
 def test_beside_its_slices_the_page_of_a_wide_noisy_volume_needs_less_than_three_megabytes(
     tmp_path: Path,
 ) -> None:

@@ -252,14 +252,29 @@ def test_a_slider_is_moved_by_a_script_as_by_a_hand(chromium, page, volumes):
 
 
 def test_letters_show_either_volume_alone(chromium, page, volumes):
-    chromium.show(page, f"#{PLAIN}")
+    """From every control, that of the border too, which they must not take the focus from."""
+    for control in ("cross", "wipe"):
+        chromium.show(page, f"#{PLAIN}")
+        chromium.run(f"document.getElementById('{control}').focus()")
+        for key, name in (("b", "before"), ("a", "after")):
+            chromium.press(key)
+            assert chromium.run("document.activeElement.id") == control
+            assert chromium.run(f"document.getElementById('show-{name}').checked")
+            for view in VIEWS:
+                assert difference(chromium, volumes[name], view, (12, 30, 40)) < 8
+        chromium.press("w")
+        assert chromium.run("document.getElementById('show-wipe').checked")
+
+
+def test_moving_the_border_shows_both_volumes_again(chromium, page):
+    chromium.show(page, "#wipe=40&show=before")
+    said = "document.getElementById('place-wipe').textContent"
+    assert chromium.run(said) == "before alone; move it to show both"
     chromium.run("document.getElementById('wipe').focus()")
-    for key, name in (("b", "before"), ("a", "after")):
-        chromium.run("document.getElementById('cross').focus()")
-        chromium.press(key)
-        assert chromium.run(f"document.getElementById('show-{name}').checked")
-        for view in VIEWS:
-            assert difference(chromium, volumes[name], view, (12, 30, 40)) < 8
+    chromium.press("ArrowRight")
+    assert chromium.run("document.getElementById('show-wipe').checked")
+    assert not chromium.run("document.querySelector('#look-xy .border').hidden")
+    assert chromium.run(said) == "41 % before at the left, 59 % after at the right"
 
 
 def test_stripes_stand_on_what_is_doubtful_of_the_restored_volume_only(chromium, page):
@@ -334,6 +349,34 @@ def test_the_page_fits_wide_and_narrow_screens(chromium, page, size):
         "e.getBoundingClientRect().right > innerWidth + 1).map((e) => e.id || e.tagName)"
     )
     assert chromium.run(beside) == []
+
+
+@pytest.mark.parametrize("size", [(1280, 800), (375, 700)])
+@pytest.mark.parametrize("shape", [(16, 16, 700), (16, 700, 16), (700, 16, 16)])
+def test_slices_of_long_volumes_share_one_scale_and_fill_their_boxes(chromium, tmp_path, shape, size):
+    """Clicks and cross-hairs go by the box; a voxel has one size in all three, and in the still sections."""
+    path = tmp_path / "long.html"
+    volume = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    write_restoration_report(
+        path, before=volume, after=volume, voxel_size=10.0, tilt_range=None, provenance={}
+    )
+    chromium.show(path, size=size)
+    boxes = "((e) => [e.width, e.height])(document.getElementById('{}-{}').getBoundingClientRect())"
+    nz, ny, nx = shape
+    scales = []
+    for view, (columns, rows) in {"xy": (nx, ny), "xz": (nx, nz), "yz": (nz, ny)}.items():
+        canvas, look = (chromium.run(boxes.format(kind, view)) for kind in ("canvas", "look"))
+        assert look == pytest.approx(canvas, abs=0.1)
+        scales += [canvas[0] / columns, canvas[1] / rows]
+    assert scales == pytest.approx([scales[0]] * 6, rel=0.01)
+    still = (
+        "[...document.querySelectorAll('.pair img[alt*=central]')].flatMap((e) => [e.clientWidth, "
+        "e.parentElement.clientWidth, e.clientHeight, e.parentElement.clientHeight])"
+    )
+    sides = np.array(chromium.run(still)).reshape(-1, 2)
+    assert len(sides) == 12
+    np.testing.assert_array_equal(*sides.T)
+    assert chromium.run("document.documentElement.scrollWidth") <= size[0]
 
 
 def test_tab_reaches_every_control_and_shows_where_it_is(chromium, page):

@@ -58,12 +58,41 @@ def test_a_check_without_a_number_is_kept(volume, found, tmp_path):
         ({"checks": [CHECK.record() | {"meaning": 3}]}, "not what `cryomend evaluate --json` writes"),
         ({"halves": {"overall": 3}}, "not what `cryomend evaluate --json` writes"),
         ({"truth": {"psnr_db": 3}}, "not what `cryomend evaluate --json` writes"),
+        ({"notes": 3}, "scores.json is not what `cryomend evaluate --json` writes"),
+        ({"notes": ["seen", 3]}, "scores.json is not what `cryomend evaluate --json` writes"),
+        ({"model": ["fast"]}, "scores.json is not what `cryomend evaluate --json` writes"),
+        ({"tilt_range_degrees": ["a", "b"]}, "scores.json is not what `cryomend evaluate --json` writes"),
+        ({"tilt_range_degrees": [-60]}, "scores.json is not what `cryomend evaluate --json` writes"),
+        ({"tilt_range_degrees": 60.5}, "scores.json is not what `cryomend evaluate --json` writes"),
+        ({"shape_zyx": [16, 18, math.inf]}, "scores.json is not what `cryomend evaluate --json` writes"),
     ],
 )
 def test_scores_of_another_volume_or_another_file_are_refused(volume, found, tmp_path, change, says):
-    write_json(tmp_path / "scores.json", found | change)
+    (tmp_path / "scores.json").write_text(json.dumps(found | change))
     with pytest.raises(InputError, match=says):
         read_scores(tmp_path / "scores.json", volume)
+
+
+@pytest.mark.parametrize("key", ["truth", "halves"])
+@pytest.mark.parametrize("damage", ["no shells", "a value is missing", "no end to a value"])
+def test_curves_that_cannot_be_drawn_are_refused(volume, found, tmp_path, key, damage):
+    curves = found["truth"]
+    if damage == "no shells":
+        curves["fsc_resolution_angstrom"] = []
+    elif damage == "a value is missing":
+        curves["overall"]["fsc"].pop()
+    else:
+        curves["overall"]["fsc"][2] = -math.inf
+    (tmp_path / "scores.json").write_text(json.dumps({**found, key: curves}))
+    with pytest.raises(InputError, match="json is not what `cryomend evaluate --json` writes"):
+        read_scores(tmp_path / "scores.json", volume)
+
+
+@pytest.mark.parametrize("known", [None, [-60, 57.5]])
+def test_a_tilt_range_is_known_or_not(volume, found, tmp_path, known):
+    write_json(tmp_path / "scores.json", found | {"tilt_range_degrees": known, "notes": ["seen"]})
+    read = read_scores(tmp_path / "scores.json", volume)
+    assert read["tilt_range_degrees"] == (known or pytest.approx(math.nan, nan_ok=True))
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from cryomend.evaluation import draw_areas, read_areas, suggest_areas
 from cryomend.evaluation.areas import Area, Areas, require_apart, require_inside
-from cryomend.io import write_volume
+from cryomend.io import InputError, write_volume
 
 SHAPE = (32, 80, 96)
 BLOBS = ((15, 20, 25), (16, 60, 30), (15, 35, 70))
@@ -124,6 +126,66 @@ def test_foreground_is_drawn_red_and_background_blue(tmp_path: Path) -> None:
     assert red.sum() > 500
     assert blue.sum() > 300  # dashed
     assert np.argwhere(red)[:, 0].mean() > np.argwhere(blue)[:, 0].mean()  # y points upwards
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch, path: Path, areas: Areas) -> Axes:
+    """Axes of the picture, before it becomes pixels."""
+    kept: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, name, **how: (kept.append(figure), name.touch()))
+    draw_areas(path, {"raw": tomogram()}, areas)
+    return kept[0].axes[0]
+
+
+def test_areas_of_other_planes_are_thin_keep_their_dashes_and_name_the_planes_that_they_hold(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    near, far, flat = (((first, last), (10, 30), (10, 40)) for first, last in ((4, 8), (8, 20), (3, 4)))
+    foreground = (Area("s1", near), Area("s2", far))
+    axes = drawn(
+        monkeypatch, tmp_path / "a.png", Areas("a", foreground, (Area("b1", flat), Area("b2", near)))
+    )
+    frames = axes.patches[1::2]  # each over its white ground
+    assert [frame.get_linestyle() for frame in frames] == ["-", "-", "--", "--"]
+    widths = [frame.get_linewidth() for frame in frames]
+    assert widths[0] == widths[3] > 1.5 * widths[1] == 1.5 * widths[2]
+    assert [text.get_text() for text in axes.texts] == ["s1", "s2, z 8-19", "b1, z 3", "b2"]
+
+
+@pytest.mark.parametrize("name", ["raw$x^^$", "日本", "a\udcff$"])
+def test_any_name_of_a_file_is_drawn_as_it_is(run_cli: Callable, tmp_path: Path, name: str) -> None:
+    """Neither a formula nor, where the font lacks a letter, more than a box for it."""
+    raw, areas, picture = tmp_path / f"{name}.mrc", tmp_path / "areas.toml", tmp_path / "areas.png"
+    write_volume(tmp_path / "plain.mrc", tomogram(), voxel_size=10.0)
+    try:
+        (tmp_path / "plain.mrc").rename(raw)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    result = run_cli("areas", "suggest", raw, "-o", areas, "--picture", picture)
+    assert result.code == 0, result.err
+    assert len(result.err.strip().splitlines()) == 3
+    assert read_areas(areas).name == name.replace("\udcff", "?")
+    assert picture.exists()
+
+
+def test_names_of_areas_are_drawn_as_they_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    box = ((4, 8), (10, 30), (10, 40))
+    draw_areas(tmp_path / "a.png", {"$x^^$": tomogram()}, Areas("$^^$", (Area("$_$", box),), ()))
+    axes = drawn(monkeypatch, tmp_path / "b.png", Areas("$^^$", (Area("$_$", box),), ()))
+    assert not any(text.get_parse_math() for text in (axes.title, *axes.texts))
+
+
+def test_a_picture_that_cannot_be_drawn_leaves_no_areas(
+    run_cli: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(*args: object, **how: object) -> None:
+        raise InputError("no picture")
+
+    monkeypatch.setattr("cryomend.evaluation.suggest.draw_areas", refuse)
+    write_volume(tmp_path / "raw.mrc", tomogram(), voxel_size=10.0)
+    out = ("-o", tmp_path / "areas.toml", "--picture", tmp_path / "areas.png")
+    result = run_cli("areas", "suggest", tmp_path / "raw.mrc", *out)
+    assert result.code == 2 and "no picture" in result.err
+    assert [p.name for p in tmp_path.iterdir()] == ["raw.mrc"]
 
 
 def test_the_command_writes_areas_that_evaluate_takes_and_a_picture(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from cryomend.evaluation import evaluate_halves
 from cryomend.fourier import gaussian_lowpass
-from cryomend.io import write_tilt_angles, write_volume
+from cryomend.io import open_volume, write_tilt_angles, write_volume
 from cryomend.projection import project_density
 from cryomend.reconstruction import reconstruct_wbp
 from cryomend.restoration import report as report_module
+from cryomend.restoration.check_files import evaluate_and_check
 from cryomend.restoration.check_inputs import CheckData, CheckSettings
 from cryomend.restoration.report import write_report
 
@@ -48,6 +51,8 @@ def folder(tmp_path_factory) -> Path:
     broken = (place / "raw.mrc").read_bytes()
     (place / "nan.mrc").write_bytes(broken[:-4] + np.float32(np.nan).tobytes())
     write_tilt_angles(place / "ts.tlt", ANGLES)
+    rows = "".join(f"{n} 0 1 0 0 1 1 1 0 {angle}\n" for n, angle in enumerate(ANGLES + 2))
+    (place / "ts.aln").write_text("# SEC ROT\n" + rows)
     (place / "broken.json").write_text("{")
     return place
 
@@ -123,6 +128,72 @@ def test_checks_that_were_written_down_are_shown_without_being_made_again(
     assert code == 2 and "is of restored.mrc, not of again.mrc" in said
 
 
+def test_the_wedge_is_that_of_the_alignment_that_the_checks_took_the_angles_from(report, run_cli, tmp_path):
+    tilts = "--tilts ts.mrc --alignment ts.aln --check reprojection"
+    code, said, text = report(f"restored.mrc {tilts}")
+    assert code == 0, said
+    assert "−58° to +62°" in text
+    scores = tmp_path / "scores.json"
+    assert run_cli("evaluate", "restored.mrc", "--json", scores, *tilts.split()).code == 0
+    assert json.loads(scores.read_text())["tilt_range_degrees"] == [-58, 62]
+    _, _, text = report(f"restored.mrc --checks {scores} --truth bright.mrc")
+    assert "−58° to +62°" in text  # also where a truth is scored without it
+    _, _, text = report(f"restored.mrc --checks {scores} --tilt-angles ts.tlt")
+    assert "−60° to +60°" in text
+
+
+ROW = '<th scope="row">Model of the checks</th>'
+HALVES = "--even even.mrc --odd odd.mrc --tilt-range -60 60"
+
+
+def test_the_model_of_the_checks_is_named_where_one_ran(report, run_cli, tmp_path, tiny_model):
+    code, said, text = report(f"restored.mrc {HALVES} --model {tiny_model} --device cpu")
+    assert code == 0, said
+    assert f"{ROW}<td>tiny</td>" in text
+    scores = tmp_path / "scores.json"
+    command = f"restored.mrc {HALVES} --model {tiny_model} --device cpu --json {scores}"
+    assert run_cli("evaluate", *command.split()).code == 0
+    assert json.loads(scores.read_text())["model"] == "tiny"
+    assert f"{ROW}<td>tiny</td>" in report(f"restored.mrc --checks {scores}")[2]
+
+
+def test_no_model_of_the_checks_is_named_where_none_ran(report):
+    restored = "--even-restored restored.mrc --odd-restored again.mrc"
+    code, said, text = report(f"restored.mrc {HALVES} {restored}")
+    assert code == 0, said
+    assert '<th scope="row">halves</th>' in text and ROW not in text
+
+
+def test_evaluate_writes_the_page_of_report(report, run_cli, tmp_path):
+    """But for the command, and with the checks that `evaluate` makes of the raw tomogram left out."""
+    command = (
+        f"restored.mrc --raw raw.mrc --truth bright.mrc {HALVES} --even-restored restored.mrc --odd-restored "
+        "again.mrc --check halves --confidence sigma.mrc"
+    )
+    code, said, text = report(command)
+    assert code == 0, said
+    page, scores = tmp_path / "evaluated.html", tmp_path / "scores.json"
+    result = run_cli("evaluate", *command.split(), "--json", scores, "--report", page)
+    assert result.code == 0, result.err
+    evaluated = re.sub(r'<script.*?</script>|"data:[^"]*"', "", page.read_text("utf-8"), flags=re.S)
+    row = re.compile(r'<tr><th scope="row">Command</th>.*?</tr>')
+    assert row.sub("", evaluated) == row.sub("", text)
+    assert evaluated.count('<svg class="curves"') == 3  # before, after, half-sets
+
+
+def test_what_was_found_before_the_checks_is_on_the_page_of_evaluate(folder, tmp_path):
+    halves = (torch.tensor(open_volume(folder / f"{name}.mrc").data) for name in ("even", "odd"))
+    half = evaluate_halves(*halves, voxel_size=VOXEL)
+    data = CheckData(raw=folder / "raw.mrc", tilts=folder / "ts.mrc", tilt_angles=folder / "ts.tlt")
+    page = tmp_path / "page.html"
+    evaluate_and_check(
+        folder / "restored.mrc", data, CheckSettings(wanted="reprojection"), report=page,
+        further={"halves": half}, command="cryomend evaluate it",
+    )  # fmt: skip
+    text = page.read_text("utf-8")
+    assert "Against the other half" in text and "<td>cryomend evaluate it</td>" in text
+
+
 @pytest.mark.parametrize(
     ("command", "words"),
     [
@@ -145,6 +216,13 @@ def test_checks_that_were_written_down_are_shown_without_being_made_again(
         ("restored.mrc --checks broken.json", "broken.json is not valid JSON"),
         ("restored.mrc --checks ts.mrc", "ts.mrc is not a text file"),
         ("restored.mrc --checks broken.json --check noise", "has the checks already; leave out --check"),
+        ("restored.mrc --checks broken.json --tilts gone.st", "has the checks already; leave out --tilts"),
+        (
+            "restored.mrc --checks broken.json --alignment gone.xf --reconstruction gone.yaml --model best",
+            "has the checks already; leave out --alignment, --reconstruction, --model",
+        ),
+        ("restored.mrc --alignment gone.xf", "--alignment gone.xf belongs to a tilt series; give --tilts"),
+        ("restored.mrc --reconstruction gone.yaml", "--reconstruction gone.yaml belongs to a tilt series"),
         ("restored.mrc --check noise", "--check noise needs --raw"),
         ("restored.mrc --areas gone.toml", "gone.toml"),
         ("restored.mrc --tilt-range 60 -60", "--tilt-range needs"),

@@ -98,7 +98,7 @@ def _views(packed: PackedVolumes, voxel_size: float) -> str:
             f"{tags + scale_bar(nx, voxel_size) if name == 'xy' else ''}</div>"
         )
     width = min(740, round(620 * (nx + nz) / (ny + nz)))  # at most about 620 pixels high
-    style = f"grid-template-columns:{nx}fr {nz}fr;max-width:{width}px"
+    style = f"grid-template-columns:minmax(0,{nx}fr) minmax(0,{nz}fr);max-width:{width}px"
     order = ['<div class="axis">x-z</div><div></div>', cells["xz"], "<div></div>"]
     order += ['<div class="axis">x-y</div><div class="axis">y-z</div>', cells["xy"], cells["yz"]]
     return f'<div class="views" style="{style}">{"".join(order)}</div>'

@@ -120,7 +120,7 @@ def _views(
         for name, section in pictures.central_sections(volume).items()
     }
     width = min(520, round(620 * (nx + nz) / (ny + nz)))  # at most about 620 pixels high
-    style = f"grid-template-columns:{nx}fr {nz}fr;max-width:{width}px"
+    style = f"grid-template-columns:minmax(0,{nx}fr) minmax(0,{nz}fr);max-width:{width}px"
     cells = ['<div class="axis">x-z</div><div></div>', images["xz"], "<div></div>"]
     cells += ['<div class="axis">x-y</div><div class="axis">y-z</div>', images["xy"], images["yz"]]
     return f'<div class="views" style="{style}">{"".join(cells)}</div>'

@@ -22,6 +22,7 @@ __all__ = [
     "fourier_plane",
     "grey_range",
     "hatch_png",
+    "plain_text",
     "scale_bar_nm",
 ]
 
@@ -136,6 +137,11 @@ def hatch_png(mask: NDArray[np.bool_], *, side: int = 720) -> str:
     buffer = io.BytesIO()
     imsave(buffer, picture, origin="lower", format="png")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def plain_text(name: str) -> str:
+    """Make the name of a file fit to be drawn or written: bytes in it that are no UTF-8 become ``?``."""
+    return name.encode("utf-8", "replace").decode("utf-8")
 
 
 def scale_bar_nm(width_nm: float) -> float:

@@ -140,8 +140,9 @@
     section.querySelector(".tag.before").hidden = share === 0;
     find(`show-${state.show}`).checked = true;
     find("wipe").value = String(state.wipe);
-    find("wipe").disabled = state.show !== "wipe";
-    const said = `${state.wipe} % before at the left, ${100 - state.wipe} % after at the right`;
+    // never disabled: the letters would be lost with the focus. Moving it brings the border back
+    const both = `${state.wipe} % before at the left, ${100 - state.wipe} % after at the right`;
+    const said = state.show === "wipe" ? both : `${state.show} alone; move it to show both`;
     find("place-wipe").textContent = said;
     find("wipe").setAttribute("aria-valuetext", said);
   }
@@ -220,7 +221,9 @@
     for (const name of data.before ? ["wipe", "before", "after"] : []) {
       find(`show-${name}`).addEventListener("change", () => change({ show: name }));
     }
-    find("wipe")?.addEventListener("input", (event) => change({ wipe: Number(event.target.value) }));
+    find("wipe")?.addEventListener("input", (event) => {
+      change({ wipe: Number(event.target.value), show: "wipe" });
+    });
     for (const [name, view] of Object.entries(VIEWS)) {
       const picture = find(`look-${name}`);
       picture.addEventListener("pointerdown", (event) => {

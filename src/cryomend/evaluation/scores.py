@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cryomend.evaluation.checks import VOXEL_SIZE_TOLERANCE
-from cryomend.evaluation.curves import curves_of_scores
+from cryomend.evaluation.curves import curves_of_scores, draw_curves
 from cryomend.evaluation.evaluate import summary_rows
 from cryomend.evaluation.verdict import Check
 from cryomend.io import InputError, Volume, read_lines
@@ -54,8 +54,9 @@ def read_scores(path: str | Path, volume: Volume) -> dict[str, Any]:
         summary_rows(found)
         for key in ("truth", "halves"):
             if key in found:
-                curves_of_scores(found[key])
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
+                draw_curves(curves_of_scores(found[key]), "")
+        _require_words(found)
+    except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
         raise foreign from error
     _require_same(name, str(found["volume"]), shape, size, volume)
     return found
@@ -78,6 +79,21 @@ def checks_of(scores: dict[str, Any]) -> list[Check]:
             raise ValueError(f"no name and meaning in {record}")
         checks.append(check)
     return checks
+
+
+def _require_words(found: dict[str, Any]) -> None:
+    """Refuse notes, a model and a tilt range that cannot be shown; null, now NaN, says that none is known."""
+    notes = found.get("notes", [])
+    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+        raise TypeError(f"notes are {notes}")
+    if not isinstance(found.get("model", ""), str):
+        raise TypeError(f"the model is {found['model']}")
+    known = found.get("tilt_range_degrees", math.nan)
+    if isinstance(known, float) and math.isnan(known):
+        return
+    low, high = known
+    if not all(isinstance(angle, (int, float)) for angle in (low, high)):
+        raise TypeError(f"the tilt range is {known}")
 
 
 def _with_nan(found: Any) -> Any:

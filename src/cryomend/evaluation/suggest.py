@@ -6,6 +6,7 @@ energy of the middle frequencies alone. Areas should be chosen on the tomogram a
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from scipy import ndimage
 
 from cryomend.evaluation.areas import Area, Areas, write_areas
 from cryomend.evaluation.checks import require_matching
-from cryomend.evaluation.pictures import grey_range
+from cryomend.evaluation.pictures import grey_range, plain_text
 from cryomend.io import InputError, atomic_path, check_writable, read_volume, refuse_overwriting
 
 __all__ = ["draw_areas", "suggest_areas", "suggest_areas_files"]
@@ -168,7 +169,7 @@ def draw_areas(path: str | Path, volumes: Mapping[str, NDArray[Any]], areas: Are
     volumes : mapping of str to array, shape (Z, Y, X)
         One picture each, with its title.
     areas : Areas
-        Those that the slice does not cross are drawn with dots, and their planes in the label.
+        Those that the slice does not cross are drawn thin, and their planes in the label.
 
     Raises
     ------
@@ -182,12 +183,15 @@ def draw_areas(path: str | Path, volumes: Mapping[str, NDArray[Any]], areas: Are
     for ax, (title, volume) in zip(panels, volumes.items(), strict=True):
         low, high = grey_range(np.asarray(volume[z]))
         ax.imshow(volume[z], cmap="gray", vmin=low, vmax=high, origin="lower")
-        ax.set(title=title, xlabel="x (voxels)", ylabel="y (voxels)")
+        ax.set_title(plain_text(title), parse_math=False)  # a $ of a file's name is no formula
+        ax.set(xlabel="x (voxels)", ylabel="y (voxels)")
         for kind, group in zip(KINDS, (areas.foreground, areas.background), strict=True):
             for area in group:
                 _draw_box(ax, area, kind, z)
-    figure.suptitle(f"{areas.name}, z = {z}: foreground red, background blue and dashed")
-    with atomic_path(path) as partial:
+    said = f"{plain_text(areas.name)}\nz = {z}: foreground red, background blue and dashed"
+    figure.suptitle(said, parse_math=False)
+    with atomic_path(path) as partial, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # drawn as boxes
         figure.savefig(partial, format="png")
 
 
@@ -198,12 +202,15 @@ def _draw_box(ax: Any, area: Area, kind: str, z: int) -> None:
     colour, line, _ = KINDS[kind]
     (first, last), (y, y_end), (x, x_end) = area.ranges
     crossed = first <= z < last
-    outline: dict[str, Any] = {"fill": False, "linestyle": line if crossed else ":"}
+    thick = 1.6 if crossed else 0.8
+    outline: dict[str, Any] = {"fill": False, "linestyle": line}
     place, width, height = (x - 0.5, y - 0.5), x_end - x, y_end - y
-    ax.add_patch(Rectangle(place, width, height, edgecolor="white", linewidth=3, **outline))
-    ax.add_patch(Rectangle(place, width, height, edgecolor=colour, linewidth=1.6, **outline))
-    label = area.name if crossed else f"{area.name}, z {first}-{last}"
-    ax.text(x, y_end, label, color="white", fontsize=9, va="bottom", clip_on=True,
+    ax.add_patch(Rectangle(place, width, height, edgecolor="white", linewidth=thick + 1.4, **outline))
+    ax.add_patch(Rectangle(place, width, height, edgecolor=colour, linewidth=thick, **outline))
+    label = plain_text(area.name)
+    if not crossed:  # the last plane that is in it, as a reader takes it
+        label += f", z {first}" if last - first == 1 else f", z {first}-{last - 1}"
+    ax.text(x, y_end, label, color="white", fontsize=9, va="bottom", clip_on=True, parse_math=False,
             bbox={"facecolor": colour, "edgecolor": "none", "pad": 1})  # fmt: skip
 
 
@@ -257,16 +264,19 @@ def suggest_areas_files(
         other = read_volume(restored, voxel_size=voxel_size)
         require_matching(volume, other)
         drawn[f"{Path(restored).name} (restored)"] = other.data
+    name = plain_text(Path(tomogram).stem)
     try:
-        areas, ratio = suggest_areas(volume.data, count=count, size=size, name=Path(tomogram).stem)
+        areas, ratio = suggest_areas(volume.data, count=count, size=size, name=name)
     except ValueError as error:
         raise InputError(f"{tomogram}: {error}") from None
-    write_areas(output, areas, comment=f"Proposed for {Path(tomogram).name}; voxels, half-open ranges.")
+    if picture is not None:
+        draw_areas(picture, drawn, areas)
+    comment = f"Proposed for {plain_text(Path(tomogram).name)}; voxels, half-open ranges."
+    write_areas(output, areas, comment=comment)
     notes = [
         f"foreground areas hold {ratio:.1f} times the energy of background areas at middle frequencies",
         f"wrote {output}: a proposal; look at it before you use it",
     ]
     if picture is not None:
-        draw_areas(picture, drawn, areas)
         notes.append(f"wrote {picture}")
     return notes

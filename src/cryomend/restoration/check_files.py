@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -10,10 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from cryomend import __version__
 from cryomend.evaluation import evaluate_files, summary_rows
 from cryomend.evaluation.checks import require_matching, require_tilt_range
 from cryomend.evaluation.halves import require_different
@@ -42,6 +40,7 @@ from cryomend.restoration.check_inputs import (
 )
 from cryomend.restoration.engine import device_error
 from cryomend.restoration.model import choose_model, load_model
+from cryomend.restoration.page import ReportData, write_page
 from cryomend.restoration.predict import choose_device, restore_tomogram
 from cryomend.restoration.resample import resample_volume, shape_for_network
 
@@ -59,6 +58,8 @@ def evaluate_and_check(
     settings: CheckSettings,
     *,
     report: Path | None = None,
+    further: Mapping[str, Any] | None = None,
+    command: str = "",
     on_progress: Progress = lambda share, text: None,
     **scoring: Any,
 ) -> dict[str, Any]:
@@ -74,6 +75,10 @@ def evaluate_and_check(
         Which, and how.
     report : Path, optional
         HTML page with the checks; needs ``data.raw``.
+    further : mapping, optional
+        Scores that were found already, for the page.
+    command : str
+        What was asked for, for the page.
     on_progress : callable
         Told the share that is done and what is being done.
     **scoring
@@ -82,7 +87,9 @@ def evaluate_and_check(
     Returns
     -------
     dict
-        The scores, and under ``checks`` a record of each check and under ``notes`` what to know of them.
+        The scores, and under ``checks`` a record of each check, under ``notes`` what to know of them, under
+        ``model`` the name of the one that restored for them, if any, and under ``tilt_range_degrees`` the
+        extreme tilt angles, if known.
 
     Raises
     ------
@@ -103,16 +110,16 @@ def evaluate_and_check(
     if not asked:
         return result
     session = _Session(volume, data, settings)
-    confidence = session.check_places(report)
-    checks = session.run(on_progress)
-    about = {
-        "volume": str(volume),
-        "shape_zyx": list(session.header.data.shape),
-        "voxel_size_angstrom": session.header.voxel_size,
-    }
-    if report is not None and data.raw is not None:
-        _write_report(report, session, checks, confidence, result)
-    return about | result | {"checks": [check.record() for check in checks], "notes": session.notes}
+    session.check_places(report)
+    about = session.describe()  # reads the angles before the work
+    result = result | about | {"checks": [check.record() for check in session.run(on_progress)]}
+    result["notes"] = session.notes
+    if report is not None:
+        shown = ReportData(
+            scoring.get("truth_path"), scoring.get("areas"), scoring.get("negate", False), command=command
+        )
+        write_page(volume, report, data, settings, shown, dict(further or {}) | result)
+    return result
 
 
 def check_files(volume: Path, data: CheckData, settings: CheckSettings | None = None) -> list[Check]:
@@ -193,15 +200,26 @@ class _Session:
         except InputError as error:
             raise InputError(f"{self.path}: {error}") from error
 
-    def check_places(self, report: Path | None) -> NDArray[np.float32] | None:
-        """See that the page can be written, and read the confidence that it shows."""
+    def describe(self) -> dict[str, Any]:
+        """Say what is checked, between which tilts, and with which model, if any."""
+        about = {
+            "volume": str(self.path),
+            "shape_zyx": list(self.header.data.shape),
+            "voxel_size_angstrom": self.header.voxel_size,
+            "tilt_range_degrees": self.tilt_range,
+        }
+        return about | ({"model": self.model} if self.model else {})
+
+    def check_places(self, report: Path | None) -> None:
+        """See that the page can be written, and that what it shows is sound."""
         if report is not None:
             check_writable(report)
-        if self.data.confidence is None:
-            return None
-        found = read_volume(self.data.confidence, voxel_size=self.settings.voxel_size)
-        require_matching(self.header, found)
-        return found.data
+            for path in (self.path, self.data.raw, self.data.confidence):
+                if path is not None:
+                    opened = open_volume(path, voxel_size=self.settings.voxel_size)
+                    require_matching(self.header, opened)
+                    for _ in read_sections(opened):  # refuses voxels that are not finite, or all equal
+                        pass
 
     def run(self, on_progress: Progress) -> list[Check]:
         """Carry out the checks, one after the other."""
@@ -321,39 +339,3 @@ def _different(a: Tensor, b: Tensor, path_a: Path, path_b: Path) -> tuple[Tensor
     except ValueError as error:
         raise InputError(f"{path_a} and {path_b}: {error}") from None
     return a, b
-
-
-def _write_report(
-    report: Path,
-    session: _Session,
-    checks: list[Check],
-    confidence: NDArray[np.float32] | None,
-    scores: dict[str, Any],
-) -> None:
-    """Write the page of the tomogram before and after, with the scores and the checks."""
-    from cryomend.evaluation.report import write_restoration_report  # brings matplotlib
-
-    data, raw = session.data, session.data.raw
-    assert raw is not None
-    opened = [open_volume(path, voxel_size=session.settings.voxel_size) for path in (raw, session.path)]
-    for volume in opened:
-        for _ in read_sections(volume):  # refuses voxels that are not finite
-            pass
-    names = {"Restored volume": session.path, "Raw volume": raw, "Tilt series": data.tilts}
-    names |= {"Even half": data.even, "Odd half": data.odd, "Confidence": data.confidence}
-    provenance = {name: str(path) for name, path in names.items() if path is not None}
-    if session.model:
-        provenance["Model of the checks"] = session.model
-    provenance |= {f"Note {n}": note for n, note in enumerate(session.notes, start=1)}
-    provenance["Page written by"] = f"cryomend {__version__}"
-    write_restoration_report(
-        report,
-        before=opened[0].data,
-        after=opened[1].data,
-        voxel_size=session.header.voxel_size,
-        tilt_range=session.tilt_range,
-        provenance=provenance,
-        checks=checks,
-        confidence=confidence,
-        scores={"After": scores} if "truth" in scores or "areas" in scores else None,
-    )
