@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cryomend.io import InputError, write_tilt_angles, write_volume
+from cryomend import __version__
+from cryomend.io import InputError, write_mdoc, write_tilt_angles, write_volume
 from cryomend.restoration.batch import restore_files
-from cryomend.restoration.inputs import list_sources, name_targets
+from cryomend.restoration.inputs import Source, check_job, list_sources, name_targets
 
 
 @pytest.fixture
@@ -177,3 +178,164 @@ def test_a_pattern_needs_a_directory_for_its_results(folder, tiny_model):
 def test_more_than_the_output_directory_missing_is_refused(folder, tiny_model):
     with pytest.raises(InputError, match="cannot make the directory"):
         restore_files([folder], folder / "x" / "y", model=tiny_model, device="cpu")
+
+
+# ---- what is no tomogram of its own ---------------------------------------------------------------
+
+
+@pytest.fixture
+def with_halves(folder):
+    """Halves of a, one of a tomogram that is not there, and a confidence volume."""
+    rng = np.random.default_rng(5)
+    for name in ("a_EVN.mrc", "a_ODD.rec", "x_EVN.mrc", "no_odd.mrc"):
+        write_volume(folder / name, rng.normal(50, 4, (16, 16, 18)), voxel_size=10.0)
+    label = f"cryomend {__version__} fast 1 sigma / contrast"
+    write_volume(folder / "s.mrc", rng.uniform(0, 1, (16, 16, 18)), voxel_size=10.0, label=label)
+    return folder
+
+
+def test_a_directory_gives_no_halves_of_what_is_there_and_no_confidence_and_says_so(with_halves):
+    said: list[str] = []
+    sources, several = list_sources([with_halves], say=said.append)
+    names = [source.path.name for source in sources]
+    assert several and names == ["a.mrc", "b.mrc", "c d.rec", "no_odd.mrc", "x_EVN.mrc"]
+    assert said == [
+        f"{with_halves}: left out 2 halves (a_EVN.mrc, a_ODD.rec) and 1 confidence volume (s.mrc); "
+        "what is to be restored all the same must be named"
+    ]
+
+
+def test_a_directory_of_which_all_is_taken_says_nothing(folder):
+    said: list[str] = []
+    list_sources([folder], say=said.append)
+    assert said == []
+
+
+def test_halves_and_confidences_that_are_named_or_match_a_pattern_are_taken(with_halves):
+    said: list[str] = []
+    more = [with_halves / "a_*.*", with_halves / "s.mrc"]
+    names = [source.path.name for source in list_sources([with_halves, *more], say=said.append)[0]]
+    assert {"a_EVN.mrc", "a_ODD.rec", "s.mrc"} < set(names) and said == []
+    assert listed(with_halves / "s.mrc") == (["s.mrc"], False)
+
+
+def test_a_directory_with_many_halves_names_three(folder):
+    for n in range(4):
+        for end in ("", "_EVN", "_ODD"):
+            (folder / f"t{n}{end}.mrc").write_bytes((folder / "a.mrc").read_bytes())
+    said: list[str] = []
+    list_sources([folder], say=said.append)
+    assert "left out 8 halves (t0_EVN.mrc, t0_ODD.mrc, t1_EVN.mrc and 5 more);" in said[0]
+
+
+def test_a_directory_with_nothing_but_a_confidence_is_refused(with_halves, tmp_path):
+    (tmp_path / "alone").mkdir()
+    (with_halves / "s.mrc").rename(tmp_path / "alone" / "s.mrc")
+    with pytest.raises(InputError, match=r"alone holds no tomogram, only s\.mrc of --confidence"):
+        list_sources([tmp_path / "alone"])
+
+
+def test_what_is_left_out_is_said_once_and_not_restored(with_halves, tmp_path, tiny_model, run_cli):
+    command = ("restore", with_halves, "-o", tmp_path / "out", "--model", tiny_model)
+    planned = run_cli(*command, "--dry-run")
+    assert planned.code == 0 and "dry run: 5 of 5 to restore" in planned.err
+    assert planned.err.count("left out 2 halves") == 1
+    assert "a_EVN.mrc:" not in planned.err and "s.mrc:" not in planned.err
+
+
+# ---- tilt series ----------------------------------------------------------------------------------
+
+
+def beside(path, angles):
+    """Write a list of angles, or an .mdoc, as the name says."""
+    if path.suffix != ".mdoc":
+        write_tilt_angles(path, angles)
+        return
+    zeros = [0.0] * len(angles)
+    write_mdoc(
+        path, stack="a.mrc", shape=(16, 18), pixel_size=10.0, voltage_kv=300.0, tilt_axis_angle=0.0,
+        tilt_angles=angles.tolist(), exposures=zeros, prior=zeros, places=range(len(angles)), defocus_um=3.0,
+    )  # fmt: skip
+
+
+def checked(path, tilt_range=None, common=None):
+    return check_job(Source(path, tilt_range), path.with_name("o.mrc"), common, None).tilt_range
+
+
+SIXTEEN = np.linspace(-45, 45, 16)
+
+
+@pytest.mark.parametrize("ending", [".tlt", ".rawtlt", ".mdoc", ".mrc.mdoc"])
+def test_a_file_with_an_angle_for_every_section_is_taken_for_a_tilt_series(folder, ending):
+    beside(folder / f"a{ending}", SIXTEEN)
+    with pytest.raises(InputError, match=rf"a\.mrc looks like a tilt series: .*a{ending} .* 16 sections"):
+        checked(folder / "a.mrc")
+    assert checked(folder / "a.mrc", tilt_range=(-50.0, 51.0)) == (-50.0, 51.0)
+    assert checked(folder / "a.mrc", common=(-40.0, 41.0)) == (-40.0, 41.0)
+    assert checked(folder / "b.mrc") is None
+
+
+@pytest.mark.parametrize("half", ["_EVN", "_ODD"])
+def test_the_stack_of_a_half_is_known_by_the_angles_of_the_whole(folder, half):
+    (folder / "a.mrc").rename(folder / f"a{half}.mrc")
+    beside(folder / "a.tlt", SIXTEEN)
+    with pytest.raises(InputError, match="looks like a tilt series"):
+        checked(folder / f"a{half}.mrc")
+
+
+@pytest.mark.parametrize("n", [15, 17])
+@pytest.mark.parametrize("ending", [".tlt", ".mdoc"])
+def test_another_number_of_angles_makes_no_tilt_series(folder, ending, n):
+    beside(folder / f"a{ending}", np.linspace(-45, 45, n))
+    assert checked(folder / "a.mrc") == ((-45.0, 45.0) if ending == ".tlt" else None)
+
+
+def test_sections_are_counted_along_z(folder):
+    beside(folder / "a.tlt", np.linspace(-45, 45, 18))  # as many as columns
+    assert checked(folder / "a.mrc") == (-45.0, 45.0)
+
+
+@pytest.mark.parametrize("name", ["a.rec", "a_rec.mrc", "a.rec.mrc"])
+def test_what_is_named_as_a_reconstruction_may_have_as_many_sections_as_tilts(folder, name):
+    (folder / "a.mrc").rename(folder / name)
+    beside(folder / "a.tlt", SIXTEEN)
+    assert checked(folder / name) == (-45.0, 45.0)
+
+
+def test_an_mdoc_that_cannot_be_read_stops_no_tomogram(folder):
+    (folder / "a.mrc.mdoc").write_text("no mdoc\n")
+    assert checked(folder / "a.mrc") is None
+
+
+def test_a_tilt_series_among_tomograms_fails_alone(folder, tmp_path, tiny_model, run_cli):
+    beside(folder / "a.tlt", SIXTEEN)
+    command = ("restore", folder / "a.mrc", folder / "b.mrc", "-o", tmp_path / "out", "--model", tiny_model)
+    planned = run_cli(*command, "--dry-run")
+    assert planned.code == 1 and "dry run: 1 of 2 to restore, nothing written" in planned.err
+    said = f"{folder / 'a.mrc'} looks like a tilt series"
+    assert f"cannot be restored: {folder / 'a.mrc'}: {said}" in planned.err
+    result = run_cli(*command)
+    assert result.code == 1 and f"failed: {said}" in result.err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b_restored.mrc"]
+
+
+# ---- the name of the result -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", [".mrc", ".rec", ".map", ".mrcs", ".ccp4", ".st", ".ali", ".MRC"])
+def test_one_result_takes_any_ending_of_mrc_files(folder, tiny_model, ending):
+    settings = {"model": tiny_model, "device": "cpu", "dry_run": True}
+    (plan,) = restore_files([folder / "a.mrc"], folder / f"out{ending}", **settings)
+    assert plan["output"] == folder / f"out{ending}"
+
+
+def test_several_results_go_into_a_directory_of_any_name(folder, tiny_model):
+    settings = {"model": tiny_model, "device": "cpu", "dry_run": True}
+    for name in ("restored", "restored.tif", "of.today"):
+        plans = restore_files([folder / "a.mrc", folder / "b.mrc"], folder / name, **settings)
+        assert [plan["output"].parent for plan in plans] == [folder / name] * 2
+    (folder / "there.tif").mkdir()
+    (plan,) = restore_files([folder / "a.mrc"], folder / "there.tif", **settings)
+    assert plan["output"] == folder / "there.tif" / "a_restored.mrc"
+    (plan,) = restore_files([folder / "a.mrc"], f"{folder}/new.tif/", **settings)
+    assert plan["output"] == folder / "new.tif" / "a_restored.mrc"

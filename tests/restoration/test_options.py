@@ -14,6 +14,7 @@ from torch import nn
 from cryomend.io import read_volume, write_tilt_angles, write_volume
 from cryomend.restoration import batch
 from cryomend.restoration.confidence import N_PASSES
+from cryomend.restoration.inputs import list_sources
 from cryomend.restoration.measured import blend_measured, measured_weight, weight_from_tomogram
 
 
@@ -210,6 +211,8 @@ def test_confidence_is_a_volume_like_the_restoration(restore, tmp_path, tiny_mod
         assert found.voxel_size == restored.voxel_size
         assert found.data.min() >= 0 and found.data.max() > 0
         assert str(found.get_labels()[-1]).endswith("1 sigma / contrast")
+    # a directory knows it by that label, and has no other use for it
+    assert [source.path.name for source in list_sources([tmp_path])[0]] == ["o.mrc", "tomogram.mrc"]
 
 
 def test_confidence_does_not_change_the_restoration(restore, tmp_path, tiny_model):

@@ -107,12 +107,13 @@ def restore_files(
     Parameters
     ----------
     inputs : sequence of path-like
-        Files, directories of which every .mrc, .rec and .map is taken (but no ``*_restored.mrc``), patterns
-        and lists, as `cryomend.restoration.inputs.list_sources` takes them.
+        Files, directories of which every .mrc, .rec and .map is taken (but no ``*_restored.mrc``, halves of
+        what is there, confidence volumes), patterns and lists, as `cryomend.restoration.inputs.list_sources`
+        takes them.
     output : path-like
-        A file for one input; a directory for several, for a directory, or where one exists or the name
-        ends in a separator. In a directory results are called ``STEM_restored.mrc``, as
-        `cryomend.restoration.inputs.name_targets` does it.
+        A file for one input, with an ending of MRC files; a directory for several, for a directory, or where
+        one exists or the name ends in a separator. In a directory results are called ``STEM_restored.mrc``,
+        as `cryomend.restoration.inputs.name_targets` does it.
     tilt_range : (float, float), optional
         Extreme tilt angles in degrees, inside ±90, of all inputs for which no list tells others.
     tilt_angles_path : path-like, optional
@@ -156,7 +157,8 @@ def restore_files(
     if protein not in ("dark", "bright"):
         raise InputError(f"--protein must be dark or bright, got {protein!r}")
     common = common_tilt_range(tilt_range, tilt_angles_path)
-    sources, several = list_sources(inputs)
+    left_out: list[str] = []
+    sources, several = list_sources(inputs, say=left_out.append)
     paths = [source.path for source in sources]
     if report is not None and len(sources) > 1:
         raise InputError("--report shows one tomogram; give one input or leave it out")
@@ -176,8 +178,10 @@ def restore_files(
     check_options(options, [j.source for j in jobs], [j.tilt_range for j in jobs])
     setting = Setting(network, metadata, devices, protein, page, average_along_y, choice.why, options, work)
     _check_samplings(batch, setting)
+    say = _make_console().print
+    for line in left_out:  # not before all is checked: what is refused is one line
+        say(line)
     if skip_done:
-        say = _make_console().print
         batch.done = {target for target, job in batch.jobs.items() if is_done(job, setting, say)}
     return _plan(batch, setting) if dry_run else _run_jobs(batch, setting, batch_report)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,11 +26,15 @@ __all__ = ["Job", "Source", "check_job", "check_places", "common_tilt_range", "l
 
 PathLike = str | os.PathLike[str]
 TiltRange = tuple[float, float]
+Say = Callable[[str], None]
 _SUFFIXES = (".mrc", ".rec", ".map")
+_RESULT_SUFFIXES = (*_SUFFIXES, ".mrcs", ".ccp4", ".st", ".ali")  # what else is known to be MRC
 _LISTS = (".txt", ".lst", ".list")
 _RESTORED = "_restored.mrc"
 _TOMOGRAM, _SERIES = "rlnTomoReconstructedTomogram", "rlnTomoTiltSeriesStarFile"  # of RELION 5
 _ANGLE = "rlnTomoNominalStageTiltAngle"
+_HALVES = ("_EVN", "_ODD")
+_CONFIDENCE = re.compile(r"^cryomend .* sigma / contrast$", re.MULTILINE)  # label of `write_confidence`
 
 
 @dataclass(frozen=True)
@@ -81,10 +86,12 @@ def _range_of_list(path: Path) -> TiltRange:
 # ---- listing --------------------------------------------------------------------------------------
 
 
-def list_sources(inputs: Sequence[PathLike]) -> tuple[list[Source], bool]:
+def list_sources(inputs: Sequence[PathLike], *, say: Say = lambda text: None) -> tuple[list[Source], bool]:
     """Expand directories, patterns and lists; keep the order given, drop repetitions.
 
-    Of a file that is named several times the first tilt range that a list tells counts.
+    Of a file that is named several times the first tilt range that a list tells counts. Of a directory
+    the halves of tomograms that it holds (``X_EVN``, ``X_ODD`` beside ``X``) and confidence volumes count
+    only where they are named too.
 
     Parameters
     ----------
@@ -92,6 +99,8 @@ def list_sources(inputs: Sequence[PathLike]) -> tuple[list[Source], bool]:
         Tomograms; directories; patterns such as ``"*/rec*.mrc"``, where no file has that name; text files
         (.txt, .lst, .list) with ``PATH`` or ``PATH TILT_MIN TILT_MAX`` in every line; RELION's
         tomograms.star.
+    say : callable
+        Called with a line of text for every directory of which something is left out.
 
     Returns
     -------
@@ -105,9 +114,14 @@ def list_sources(inputs: Sequence[PathLike]) -> tuple[list[Source], bool]:
         If nothing is found or a list cannot be read.
     """
     listed: dict[str, Source] = {}
+    left_out: dict[Path, dict[str, list[Path]]] = {}
     several = False
     for name in map(Path, inputs):
-        found = _expand(name)
+        if name.is_dir():
+            paths, left_out[name] = _list_directory(name)
+            found: list[Source] | None = [Source(path) for path in paths]
+        else:
+            found = _expand(name)
         several |= found is not None
         for source in [Source(name)] if found is None else found:
             known = listed.setdefault(os.path.realpath(source.path), source)
@@ -115,13 +129,13 @@ def list_sources(inputs: Sequence[PathLike]) -> tuple[list[Source], bool]:
                 listed[os.path.realpath(source.path)] = replace(known, tilt_range=source.tilt_range)
     if not listed:
         raise InputError("no input file; give at least one tomogram")
+    for directory, kinds in left_out.items():
+        _say_what_is_left_out(directory, kinds, listed, say)
     return list(listed.values()), several or len(listed) > 1
 
 
 def _expand(name: Path) -> list[Source] | None:
-    """List what a directory, list or pattern stands for; None for a file."""
-    if name.is_dir():
-        return [Source(path) for path in _list_directory(name)]
+    """List what a list or pattern stands for; None for a file."""
     if name.suffix.lower() == ".star":
         return list(_read_star(name))
     if name.suffix.lower() in _LISTS:
@@ -135,13 +149,46 @@ def _expand(name: Path) -> list[Source] | None:
     return None
 
 
-def _list_directory(directory: Path) -> list[Path]:
-    """List the tomograms of a directory by name, without earlier results and hidden files."""
+def _list_directory(directory: Path) -> tuple[list[Path], dict[str, list[Path]]]:
+    """List the tomograms of a directory by name, without earlier results and hidden files.
+
+    Returned beside them is what is no tomogram of its own, by kind.
+    """
     files = [path for path in sorted(directory.iterdir()) if path.suffix.lower() in _SUFFIXES]
     files = [path for path in files if _is_input(path) and not path.name.startswith(".")]
     if not files:
         raise InputError(f"{directory} holds no .mrc, .rec or .map file to restore")
-    return files
+    stems = {path.stem for path in files}
+    halves = [path for path in files if path.stem.endswith(_HALVES) and path.stem[:-4] in stems]
+    confidences = [path for path in files if path not in halves and _is_confidence(path)]
+    kept = [path for path in files if path not in halves and path not in confidences]
+    if not kept:
+        raise InputError(f"{directory} holds no tomogram, only {confidences[0].name} of --confidence")
+    return kept, {"half": halves, "confidence volume": confidences}
+
+
+def _is_confidence(path: Path) -> bool:
+    """Tell by its labels a volume that --confidence wrote; what cannot be read is refused later, not here."""
+    try:
+        labels = open_volume(path, voxel_size=1.0, minimum_size=1).labels
+    except InputError:
+        return False
+    return _CONFIDENCE.search("\n".join(labels)) is not None
+
+
+def _say_what_is_left_out(
+    directory: Path, kinds: dict[str, list[Path]], listed: dict[str, Source], say: Say
+) -> None:
+    """Say in one line what of a directory nobody has named either."""
+    parts = []
+    for kind, paths in kinds.items():
+        names = [path.name for path in paths if os.path.realpath(path) not in listed]
+        if names:
+            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            plural = {"half": "halves"}.get(kind, kind + "s") if len(names) > 1 else kind
+            parts.append(f"{len(names)} {plural} ({shown})")
+    if parts:
+        say(f"{directory}: left out {' and '.join(parts)}; what is to be restored all the same must be named")
 
 
 def _is_input(path: Path) -> bool:
@@ -253,15 +300,43 @@ def check_job(source: Source, target: Path, common: TiltRange | None, voxel_size
     Raises
     ------
     InputError
-        If the file, its header or the tilt angles beside it cannot be used.
+        If the file, its header or the tilt angles beside it cannot be used, or they show that it is a tilt
+        series.
     """
     opened = open_volume(source.path, voxel_size=voxel_size)
-    tilt_range = source.tilt_range or common
-    beside = find_tilt_angles(source.path) if tilt_range is None else None
-    if beside is not None:
-        tilt_range = _range_of_list(beside)
     z, y, x = opened.data.shape
+    tilt_range = source.tilt_range or common
+    if tilt_range is None:  # nobody who gave one took a tilt series for a tomogram
+        _refuse_tilt_series(source.path, z)
+        beside = find_tilt_angles(source.path)
+        tilt_range = None if beside is None else _range_of_list(beside)
     return Job(source.path, target, tilt_range, opened.voxel_size, (z, y, x))
+
+
+def _refuse_tilt_series(path: Path, sections: int) -> None:
+    """Refuse what has as many sections as a list or .mdoc of its name has angles.
+
+    The stacks of the halves of a tilt series have no list of their own, that of the whole is theirs.
+    """
+    if path.suffix.lower() == ".rec" or path.stem.lower().endswith(("_rec", ".rec")):
+        return  # named as what IMOD reconstructed: as many sections as tilts are a coincidence
+    stems = [path.stem, *(path.stem.removesuffix(half) for half in _HALVES if path.stem.endswith(half))]
+    for name in [path.with_name(stem + path.suffix) for stem in stems]:
+        mdocs = name.with_name(name.name + ".mdoc"), name.with_suffix(".mdoc")
+        for listed in (find_tilt_angles(name), *mdocs):
+            if listed is not None and listed.is_file() and _count_angles(listed) == sections:
+                raise InputError(
+                    f"{path} looks like a tilt series: {listed} has an angle for each of its {sections} "
+                    "sections; reconstruct it first, or say --tilt-range MIN MAX if it is a tomogram"
+                )
+
+
+def _count_angles(path: Path) -> int | None:
+    """Count the angles of a list or .mdoc; None where it cannot be read as one."""
+    try:
+        return len(read_tilt_angles(path))
+    except InputError:
+        return None
 
 
 def check_places(targets: list[Path], reports: list[Path], output: Path) -> None:
@@ -272,8 +347,14 @@ def check_places(targets: list[Path], reports: list[Path], output: Path) -> None
     Raises
     ------
     InputError
-        If a place cannot be written, or more than the output directory itself is missing.
+        If a place cannot be written, more than the output directory itself is missing, or the one result
+        has not the name of an MRC file.
     """
+    if targets == [output] and output.suffix.lower() not in _RESULT_SUFFIXES:
+        raise InputError(
+            f"-o {output} is no directory, and not named as the MRC file that the result is; give "
+            f"{output}{os.sep} for a directory, {output.with_suffix('.mrc')} for a file"
+        )
     to_make = targets != [output] and not output.exists()
     directory = os.path.realpath(output) if to_make else None
     for place in reports:
