@@ -52,7 +52,7 @@ def test_aln_sends_what_aretomo_looks_up_to_where_it_looks_from(tmp_path):
         raw = rotation @ aligned + [1.5 * n, -0.25 * n]
         assert matrix @ raw + shift == pytest.approx(aligned, abs=1e-12)
     assert alignment.tilt_angles.tolist() == [-60, -57, -54, -51, -48]
-    assert alignment.raw_shape == (30, 40)
+    assert alignment.raw_shape == (5, 30, 40)
 
 
 def test_a_magnified_image_is_made_smaller(tmp_path):
@@ -175,7 +175,7 @@ def test_real_xf_are_rotations(file, images):
 @real
 def test_real_aln_agrees_with_alnfile():
     alignment = read_alignment(SIDECARS / "aretomo/test.aln")
-    assert alignment.raw_shape == (2032, 2032)
+    assert alignment.raw_shape == (90, 2032, 2032)
     assert alignment.tilt_angles.tolist() == [-61.5, -60, -58.5, -57]
     alnfile = pytest.importorskip("alnfile")
     xf = alnfile.df_to_xf(alnfile.read(SIDECARS / "aretomo/test.aln"))

@@ -90,6 +90,34 @@ def test_imod_version_2_is_interpolated_between_the_middles_of_its_ranges(tmp_pa
     assert not series.astigmatism_um.any() and not series.phase_shift.any()
 
 
+def test_imod_views_behind_the_last_one_keep_its_values_up_to_the_end_of_the_stack(tmp_path):
+    text = "1 0 0. 0. 0 3\n2 2 0 0 4000 3800 20\n4 4 0 0 5000 4800 40\n"
+    path = write(tmp_path, text)
+    series = read_defocus(path, views=6)
+    assert series.defocus_um + series.astigmatism_um == pytest.approx([4, 4, 4.5, 5, 5, 5])
+    assert series.astigmatism_angle == pytest.approx([20, 20, 30, 40, 40, 40])
+    assert len(series.phase_shift) == 6 and series.last_view == 4
+    assert [len(read_defocus(path, views=views).defocus_um) for views in (None, 3)] == [4, 4]
+
+
+def test_angles_that_a_program_has_inverted_are_warned_of(tmp_path, caplog):
+    read_defocus(write(tmp_path, "0 0 0. 0. 0 3\n1 1 0 0 4000\n"))
+    grids = {"delta": [0.1], "angle": [10], "phase": [0], "used": ["True"]}
+    xml = warp_xml([3.0], **grids)
+    read_defocus(
+        write(tmp_path, xml.replace("<TiltSeries", '<TiltSeries AreAnglesInverted="False"'), "a.xml")
+    )
+    assert not caplog.records
+    read_defocus(write(tmp_path, "16 0 0. 0. 0 3\n1 1 0 0 4000\n"))
+    read_defocus(write(tmp_path, xml.replace("<TiltSeries", '<TiltSeries AreAnglesInverted="True"'), "a.xml"))
+    flag, attribute = (record.getMessage() for record in caplog.records)
+    assert (
+        "a.defocus: its tilt angles are inverted (flag 16), which is not applied; set defocus_hand: -1"
+        in flag
+    )
+    assert "a.xml: its tilt angles are inverted (AreAnglesInverted)" in attribute
+
+
 def test_imod_version_3_flags_say_which_columns_follow_and_in_which_unit(tmp_path):
     row = "{angle} {phase} {cut}\n"
     degrees = "{flags} 0 0. 0. 0 3\n1 1 -3 -3 4000 3800 " + row + "2 2 0 0 4100 3900 " + row

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cryomend.io import InputError, read_doses, read_tilt_angles, write_mdoc
-from cryomend.io.mdoc import read_mdoc_angles, read_mdoc_exposures
+from cryomend.io.mdoc import read_mdoc_angles, read_mdoc_exposures, read_mdoc_table
 
 SIDECARS = Path(__file__).parents[3] / "shared/data/sidecars"
 real = pytest.mark.skipif(not SIDECARS.is_dir(), reason="no real side files here")
@@ -95,6 +95,33 @@ def test_prior_dose_that_never_grows_is_no_prior_dose(tmp_path):
 def test_sections_come_in_the_order_of_their_number(tmp_path):
     (tmp_path / "a.mdoc").write_text(HEAD + section(1, {"TiltAngle": 3.5}) + section(0, {"TiltAngle": -2}))
     assert read_mdoc_angles(tmp_path / "a.mdoc") == [("ZValue 0", -2.0), ("ZValue 1", 3.5)]
+
+
+def test_a_section_that_lacks_a_field_is_named_and_not_left_out(tmp_path):
+    sections = [section(z, {"TiltAngle": z, "ExposureDose": 2, "PriorRecordDose": 2 * z}) for z in range(3)]
+    sections[1] = section(1, {"Defocus": 1})
+    (tmp_path / "a.mdoc").write_text(HEAD + "".join(sections))
+    with pytest.raises(
+        InputError, match=r"a\.mdoc: section ZValue = 1 has no TiltAngle, but others have; write"
+    ):
+        read_mdoc_angles(tmp_path / "a.mdoc")
+    with pytest.raises(InputError, match=r"a\.mdoc: section ZValue = 1 has no ExposureDose"):
+        read_mdoc_exposures(tmp_path / "a.mdoc")
+
+
+def test_sections_of_other_kinds_are_no_images(tmp_path):
+    other = "[MontSection = 0]\nStageZ = 3\n\n"
+    (tmp_path / "a.mdoc").write_text(HEAD + section(0, {"TiltAngle": 3}) + other)
+    assert read_mdoc_angles(tmp_path / "a.mdoc") == [("ZValue 0", 3.0)]
+
+
+def test_titles_may_be_in_the_encoding_of_windows(tmp_path):
+    text = HEAD + "[T = 5 µm at 20 °]\n\n" + section(0, {"TiltAngle": 3, "SubFramePath": "X:\\Müller\\a.tif"})
+    for encoding in ("cp1252", "utf-8", "utf-8-sig"):
+        (tmp_path / "a.mdoc").write_bytes(text.encode(encoding))
+        assert read_tilt_angles(tmp_path / "a.mdoc").tolist() == [3]
+        (row,) = read_mdoc_table(tmp_path / "a.mdoc", needs=("SubFramePath",))
+        assert str(row["SubFramePath"]) == "X:\\Müller\\a.tif"
 
 
 @pytest.mark.parametrize(

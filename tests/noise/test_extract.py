@@ -65,6 +65,14 @@ def test_patches_and_a_picture_are_written_and_every_tilt_is_told(extract, stack
     assert imread(tmp_path / "p.png").shape[2] == 4
 
 
+def test_the_list_beside_a_stack_is_taken_if_it_fits(extract, stack, tmp_path: Path):
+    assert "tilt 1 (+0.0 deg): " in extract().err
+    np.testing.assert_array_equal(np.unique(read_patches(tmp_path / "p.h5").tilt_angle), ANGLES)
+    write_tilt_angles(stack.with_suffix(".tlt"), ANGLES[:2])  # of what a tomogram was made from
+    assert extract().code == 0
+    assert np.isnan(read_patches(tmp_path / "p.h5").tilt_angle).all()
+
+
 def test_the_picture_can_be_named_or_left_out(extract, tmp_path: Path):
     assert extract("--picture", tmp_path / "look.png").code == 0
     assert (tmp_path / "look.png").is_file()
@@ -92,7 +100,8 @@ def test_many_small_windows_are_outlined_together(extract, tmp_path: Path):
     assert 100 < drawn < 0.05 * picture[..., 0].size
 
 
-def test_areas_given_replace_the_search_and_damage_is_told(extract, tmp_path: Path):
+def test_areas_given_replace_the_search_and_damage_is_told(extract, stack, tmp_path: Path):
+    stack.with_suffix(".tlt").unlink()
     (tmp_path / "areas.txt").write_text("# mine\n* 0 64 0 64  # the corner\n\n2 80 144 90 160\n")
     result = extract("--areas", tmp_path / "areas.txt")
     assert result.code == 0
@@ -167,7 +176,7 @@ def test_too_few_too_small_too_odd_and_missing_are_refused(extract, stack, tmp_p
     assert_refused(extract(path=tmp_path / "no.mrc"), tmp_path, "no.mrc does not exist")
     assert_refused(extract("--areas", tmp_path / "no.txt"), tmp_path, "no.txt does not exist")
     assert_refused(extract("--pixel-size", -1), tmp_path, "--pixel-size must be a positive number")
-    assert_refused(extract("--picture", tmp_path / "p.h5"), tmp_path, "cannot be both")
+    assert_refused(extract("--picture", tmp_path / "p.h5"), tmp_path, "two results go into")
     assert_refused(extract("--picture", tmp_path / "no" / "p.png"), tmp_path, "is not a directory")
 
 

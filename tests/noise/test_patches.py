@@ -80,6 +80,7 @@ def test_extraction_reports_every_tilt(stack):
 
 
 def test_extraction_without_angles_says_what_is_approximate(stack):
+    stack.with_suffix(".tlt").unlink()
     _, report = extract_noise([stack], patch=32)
     assert "approximate" in report[1]
     assert [line.split(":")[0] for line in report[2:5]] == ["slice 0", "slice 1", "slice 2"]

@@ -64,6 +64,13 @@ def test_counts_that_differ_are_refused():
         )  # fmt: skip
 
 
+@pytest.mark.parametrize("angle", [-90.0, 89.9])
+def test_a_tilt_near_90_degrees_is_corrected_in_strips_of_one_column(angle):
+    image = torch.randn((16, 40), generator=torch.Generator().manual_seed(3))
+    corrected = correct(image, angle, 3.0)
+    assert torch.isfinite(corrected).all() and corrected.std() > 0.1
+
+
 def band_agreement(corrected, truth, columns, bands=8):
     """Correlation with the truth in rings of frequency up to Nyquist, within some columns."""
     window = torch.hann_window(columns.stop - columns.start)
@@ -94,6 +101,6 @@ def test_transfer_is_positive_in_every_band_at_both_edges_where_one_flip_reverse
 
 
 def test_shares_of_the_strips_add_up_to_one_in_every_column():
-    for width, slope in ((100, 0.0), (101, 0.4), (512, -3.0)):
+    for width, slope in ((100, 0.0), (101, 0.4), (512, -3.0), (64, 600.0), (65, -1e16)):
         shares = sum(share for _, share in _strips(width, slope, 4.0, 300.0))
         torch.testing.assert_close(shares, torch.ones(width))

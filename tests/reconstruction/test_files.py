@@ -1,4 +1,6 @@
+import errno
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +8,7 @@ import pytest
 import torch
 
 from cryomend.config import ReconstructionConfig
-from cryomend.io import InputError, mapped_volume, read_volume, write_tilt_angles, write_volume
+from cryomend.io import InputError, mapped, mapped_volume, read_volume, write_tilt_angles, write_volume
 from cryomend.projection import project_density
 from cryomend.reconstruction import files, reconstruct_file, slabs
 
@@ -72,6 +74,32 @@ def test_slabs_add_up_to_the_tomogram_made_at_once(series, monkeypatch, method, 
     ]  # fmt: skip
 
 
+def test_images_that_do_not_fit_lie_in_reserved_space_without_a_name(series, monkeypatch):
+    plan = slabs.SlabPlan(SHAPE[1], 7, images_on_disk=True)
+    monkeypatch.setattr(files, "plan_slabs", lambda *args, **kwargs: plan)
+    before, seen, real = sorted(series.iterdir()), [], files._reconstruct_slab
+
+    def look(*args):
+        seen.append(sorted(series.iterdir()))
+        real(*args)
+
+    monkeypatch.setattr(files, "_reconstruct_slab", look)
+    reconstruct(series, "made.mrc")
+    assert len(seen[0]) == len(before) + 1  # the tomogram alone
+    (series / "made.mrc").unlink()
+
+    def fill(file, size):
+        if size == 4 * len(ANGLES) * SHAPE[1] * SHAPE[2]:  # the images; the tomogram has fewer planes
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(mapped, "_reserve", fill)
+    with pytest.raises(
+        InputError, match=r"temporary file of .*: no space left on device; make room or choose"
+    ):
+        reconstruct(series, "made.mrc")
+    assert sorted(series.iterdir()) == before
+
+
 def test_the_memory_limit_sets_the_rows_of_a_slab(monkeypatch):
     monkeypatch.setattr(slabs, "resident_bytes", lambda: 2**29)
     shape, size = (256, 1024, 1024), {"tilts": 41, "iterative": False}
@@ -110,6 +138,24 @@ def write_turned(folder, angle, shift):
         images.append(np.exp(-(rows[:, None] ** 2 + columns**2) / 8))
     write_volume(folder / "raw.mrc", np.array(images), voxel_size=10, stack=True)
     return matrix, (0, round(y), round(x))
+
+
+def test_the_list_beside_a_stack_is_taken_and_said_where_none_is_given(series):
+    given, _ = reconstruct(series)
+    beside, notes = reconstruct(series, "beside.mrc", tilt_angles=None)
+    np.testing.assert_array_equal(beside.data, given.data)
+    assert notes == [f"tilt angles from {series / 'stack.tlt'}, which lies beside the stack"]
+    (series / "stack.tlt").unlink()
+    with pytest.raises(InputError, match=r"no tilt angles for .*stack\.mrc; pass --tilt-angles FILE"):
+        reconstruct(series, "none.mrc", tilt_angles=None)
+
+
+def test_halves_of_another_reconstruction_that_stand_beside_are_said(series):
+    write_volume(series / "tomogram_EVN.mrc", np.ones((16, 16, 16)), voxel_size=10)
+    _, notes = reconstruct(series)
+    assert notes == [
+        f"{series / 'tomogram_EVN.mrc'} is of another reconstruction; delete it, or give --even and --odd"
+    ]
 
 
 def test_an_xf_file_is_applied_on_the_way_in(series):
@@ -163,6 +209,14 @@ def test_repeated_and_unordered_angles_are_allowed_and_said(series):
     write_tilt_angles(series / "odd.tlt", angles)
     _, notes = reconstruct(series, tilt_angles=series / "odd.tlt")
     assert notes[0].startswith("1 tilt angles are repeated") and "not in order" in notes[1]
+
+
+def test_rows_that_were_matched_by_angle_are_said(series):
+    head = "data_\n\nloop_\n_rlnTomoYTilt #1\n_rlnMicrographPreExposure #2\n"
+    rows = [f"{angle} {3 * time}\n" for time, angle in enumerate(sorted(ANGLES, key=abs))]
+    (series / "doses.star").write_text(head + "".join(rows))
+    _, notes = reconstruct(series, doses=series / "doses.star")
+    assert notes == ["doses.star lists the images in another order; its rows are matched by tilt angle"]
 
 
 def test_ctf_correction_dose_weights_and_deconvolution_run_in_a_chain(series):

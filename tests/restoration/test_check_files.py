@@ -159,7 +159,7 @@ def test_without_data_nothing_is_checked(evaluate):
         ("restored.mrc --raw gone.mrc", "gone.mrc"),
         ("other.mrc " + TILTS, "ts.mrc has 48 x 48 pixels (Y, X) of 10 Å, other.mrc 48 x 50 of 10 Å"),
         ("coarse.mrc " + TILTS, "ts.mrc has 48 x 48 pixels (Y, X) of 10 Å, coarse.mrc 48 x 48 of 12 Å"),
-        ("restored.mrc --tilts ts.mrc", "no tilt angles for ts.mrc; pass --tilt-angles"),
+        ("restored.mrc --tilts raw.mrc", "no tilt angles for raw.mrc; pass --tilt-angles"),
         ("restored.mrc --tilts ts.mrc --tilt-angles short.tlt", "short.tlt has 24 angles but ts.mrc has 25"),
         ("restored.mrc --tilts few.mrc --tilt-angles few.tlt", "few.mrc: of 5 tilt angles 4 would be left"),
         (f"restored.mrc {TILTS} --hold-out outermost:11", "of 25 tilt angles 3 would be left"),

@@ -211,7 +211,7 @@ def test_what_was_found_before_the_checks_is_on_the_page_of_evaluate(folder, tmp
             "restored.mrc --even-restored even.mrc --odd-restored odd.mrc",
             "are compared with --even and --odd",
         ),
-        ("restored.mrc --tilts ts.mrc", "no tilt angles for ts.mrc; pass --tilt-angles"),
+        ("restored.mrc --tilts raw.mrc", "no tilt angles for raw.mrc; pass --tilt-angles"),
         ("restored.mrc --tilt-angles gone.tlt", "gone.tlt does not exist"),
         ("restored.mrc --checks broken.json", "broken.json is not valid JSON"),
         ("restored.mrc --checks ts.mrc", "ts.mrc is not a text file"),

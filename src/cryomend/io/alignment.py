@@ -35,7 +35,7 @@ class Alignment:
     tilt_angles : array, shape (tilt,), or None
         Degrees, where the file has them.
     raw_shape : tuple of int, or None
-        (height, width) of the raw images, where the file says.
+        (images, height, width) of the raw stack, dark images included, where the file says.
     tilt_offset : float
         Degrees that are contained in ``tilt_angles`` beyond the stage's (AreTomo's AlphaOffset).
     """
@@ -44,7 +44,7 @@ class Alignment:
     shifts_xy: NDArray[np.float64]
     sections: NDArray[np.int64]
     tilt_angles: NDArray[np.float64] | None = None
-    raw_shape: tuple[int, int] | None = None
+    raw_shape: tuple[int, int, int] | None = None
     tilt_offset: float = 0.0
 
 
@@ -118,7 +118,7 @@ def _areto_alignment(name: Path, lines: list[str]) -> Alignment:
         -np.einsum("nij,nj->ni", matrices, rows[:, 3:5]),
         _areto_sections(name, lines, rows[:, 0], int(count)),
         rows[:, 9],
-        (int(height), int(width)) if count else None,
+        (int(count), int(height), int(width)) if count else None,
         alpha[0],
     )
 

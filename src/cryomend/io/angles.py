@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cryomend.io.mdoc import read_mdoc_angles
+from cryomend.io.mdoc import read_mdoc_angles, read_mdoc_table
 from cryomend.io.path import InputError, atomic_path, existing_file, reason
+from cryomend.io.text import read_star_columns
 
-__all__ = ["find_tilt_angles", "read_tilt_angles", "write_tilt_angles"]
+__all__ = ["find_tilt_angles", "read_row_angles", "read_tilt_angles", "write_tilt_angles"]
 
 
 def read_tilt_angles(path: str | os.PathLike[str]) -> NDArray[np.float64]:
@@ -44,6 +46,39 @@ def read_tilt_angles(path: str | os.PathLike[str]) -> NDArray[np.float64]:
         if not -90 <= angle <= 90:
             raise InputError(f"{name}: {place}: tilt angle {angle:g} is outside ±90 degrees")
     return np.array([angle for _, angle in placed])
+
+
+def read_row_angles(path: str | os.PathLike[str], beside: Sequence[str]) -> NDArray[np.float64] | None:
+    """Read the tilts that stand beside the exposures or defoci of an .mdoc or .star, to see its order.
+
+    Parameters
+    ----------
+    path : path-like
+        The file; .mdoc and .star are told by their extension.
+    beside : sequence of str
+        Of a .star: columns of the table that is meant, without the underscore.
+
+    Returns
+    -------
+    array, shape (rows,), or None
+        Degrees: TiltAngle of an .mdoc by ZValue, _rlnTomoNominalStageTiltAngle or else _rlnTomoYTilt of a
+        .star row by row; None where the file does not say all of them.
+
+    Raises
+    ------
+    InputError
+        If an .mdoc or .star is missing or none.
+    """
+    suffix = Path(path).suffix.lower()
+    values: Sequence[Any] | NDArray[np.float64] | None = None
+    if suffix == ".mdoc":
+        values = [row.get("TiltAngle") for row in read_mdoc_table(path, needs=())]
+    elif suffix == ".star":
+        labels = ("rlnTomoNominalStageTiltAngle", "rlnTomoYTilt")
+        table = read_star_columns(path, beside, optional=labels)
+        values = next((table[label] for label in labels if label in table), None)
+    angles = np.array([] if values is None else values, dtype=np.float64)  # None becomes nan
+    return angles if len(angles) and np.isfinite(angles).all() else None
 
 
 def _listed_angles(name: Path) -> list[tuple[str, float]]:

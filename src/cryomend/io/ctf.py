@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -18,6 +18,10 @@ from cryomend.io.text import read_lines, read_numbers, read_star_columns
 __all__ = ["TiltDefocus", "read_defocus"]
 
 _log = logging.getLogger(__name__)
+_INVERTED = (
+    "%s: its tilt angles are inverted (%s), which is not applied; set defocus_hand: -1 if the left side is "
+    "more underfocused at positive tilt"
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class TiltDefocus:
     ``defocus_um`` is the mean of the two main defoci, positive = underfocus, ``astigmatism_um`` half their
     difference, ``astigmatism_angle`` the direction of the larger one in degrees from X towards Y (of the
     images that the file was made from), ``phase_shift`` in degrees; the optics are None where the file
-    does not say.
+    does not say. ``last_view`` is the last image that an IMOD file names, counted from 1.
     """
 
     defocus_um: NDArray[np.float64]
@@ -37,22 +41,25 @@ class TiltDefocus:
     voltage_kv: float | None = None
     spherical_aberration_mm: float | None = None
     amplitude_contrast: float | None = None
+    last_view: int | None = None
 
 
-def read_defocus(path: str | os.PathLike[str]) -> TiltDefocus:
+def read_defocus(path: str | os.PathLike[str], *, views: int | None = None) -> TiltDefocus:
     """Read the defocus of every tilt.
 
     - CTFFIND 4 and 5 and AreTomo (``*_CTF.txt``): Å, phase shift in radians; by micrograph number.
     - .star of Gctf and of RELION 5 tilt series: Å and degrees; row by row.
     - IMOD's .defocus, versions 1 to 3: nm; a value stands for the middle of its range of views, those
-      between are interpolated and those outside take the nearest, as in ctfphaseflip. Views end with the
-      last one named.
+      between are interpolated and those outside take the nearest, as in ctfphaseflip.
     - Warp's tilt-series .xml: µm, phase shift in half turns; the tilts in use.
 
     Parameters
     ----------
     path : path-like
         The file; .star and .xml are told by their extension, the others by their content.
+    views : int, optional
+        Images of the stack. IMOD's file need not name the last ones; without this, views end with the
+        last one named. Other files have a row for each image.
 
     Returns
     -------
@@ -71,7 +78,7 @@ def read_defocus(path: str | os.PathLike[str]) -> TiltDefocus:
         return _warp_defocus(name, lines)
     if any(line.startswith("#") and "defocus" in line for line in lines):
         return _ctffind_defocus(name, lines)
-    return _imod_defocus(name, lines)
+    return _imod_defocus(name, lines, views or 0)
 
 
 def _main_defoci(
@@ -111,17 +118,22 @@ def _star_defocus(path: str | os.PathLike[str]) -> TiltDefocus:
         path, ("rlnDefocusU", "rlnDefocusV", "rlnDefocusAngle"), optional=("rlnPhaseShift", *lens)
     )
     first = table["rlnDefocusU"] / 1e4
+    voltage, aberration, contrast = (float(table[label][0]) if label in table else None for label in lens)
     return TiltDefocus(
         *_main_defoci(first, table["rlnDefocusV"] / 1e4, table["rlnDefocusAngle"]),
         table.get("rlnPhaseShift", np.zeros(len(first))),
-        *(float(table[label][0]) if label in table else None for label in lens),
+        voltage,
+        aberration,
+        contrast,
     )
 
 
-def _imod_defocus(name: Path, lines: list[str]) -> TiltDefocus:
+def _imod_defocus(name: Path, lines: list[str], views: int) -> TiltDefocus:
     """Lines of first view, last view, two angles, defocus in nm [second, angle] [phase shift] [cut-on]."""
     expected = "CTFFIND, AreTomo or IMOD .defocus lines (views, angles, defocus in nm)"
     version, flags, lines = _imod_version(lines)
+    if flags & 16:
+        _log.warning(_INVERTED, name, "flag 16")
     astigmatic, shifted = bool(flags & 1), bool(flags & 4)
     width = 5 + 2 * astigmatic + shifted + bool(flags & 32)
     cut = [" ".join(line.split()[:width]) if version > 2 else line for line in lines]
@@ -139,7 +151,9 @@ def _imod_defocus(name: Path, lines: list[str]) -> TiltDefocus:
     if shifted:
         phase = np.abs(rows[:, 5 + 2 * astigmatic])
         columns["phase"] = np.degrees(phase) if flags & 8 else phase
-    return _between_views((start + end - 2) // 2, int(end.max()), first=rows[:, 4] / 1e3, **columns)
+    last = int(end.max())
+    found = _between_views((start + end - 2) // 2, max(last, views), first=rows[:, 4] / 1e3, **columns)
+    return replace(found, last_view=last)
 
 
 def _imod_version(lines: list[str]) -> tuple[int, int, list[str]]:
@@ -200,10 +214,14 @@ def _warp_defocus(name: Path, lines: list[str]) -> TiltDefocus:
         _warp_grid(name, root, "GridCTF" + grid, len(used))[used]
         for grid in ("", "DefocusDelta", "DefocusAngle", "Phase")
     )
+    if root.get("AreAnglesInverted") == "True":
+        _log.warning(_INVERTED, name, "AreAnglesInverted")
     said = {str(p.get("Name")): str(p.get("Value")) for p in root.iterfind("CTF/Param")}
-    optics = (_said(said.get(key, ""), r"^([\d.]+)$") for key in ("Voltage", "Cs", "Amplitude"))
+    voltage, aberration, contrast = (
+        _said(said.get(key, ""), r"^([\d.]+)$") for key in ("Voltage", "Cs", "Amplitude")
+    )
     both = _main_defoci(defocus + difference / 2, defocus - difference / 2, angle)
-    return TiltDefocus(*both, 180 * phase, *optics)
+    return TiltDefocus(*both, 180 * phase, voltage, aberration, contrast)
 
 
 def _warp_grid(name: Path, root: ElementTree.Element, grid: str, tilts: int) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cryomend.dose import exposure_before
-from cryomend.io.path import InputError, existing_file
+from cryomend.io.path import InputError, existing_file, reason
 from cryomend.io.text import write_text
 
 __all__ = ["read_mdoc_angles", "read_mdoc_exposures", "read_mdoc_table", "write_mdoc"]
@@ -87,26 +87,44 @@ def write_mdoc(
 
 
 def read_mdoc_table(path: str | os.PathLike[str], *, needs: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Read the sections of an mdoc, in the order of their ZValue.
+    """Read the sections of an mdoc, in the order of their ZValue; those without one are no images.
 
     Raises
     ------
     InputError
-        If the file is missing, no mdoc, or a section lacks a field of ``needs``.
+        If the file is missing, unreadable or no mdoc, or a section lacks a field of ``needs``.
     """
     import logging
 
-    import mdocfile  # brings pandas, which only this needs
+    from mdocfile.data_models import Mdoc  # brings pandas, which only this needs
 
     name = existing_file(path)
+    lines = _read_any_text(name).splitlines()
     logging.getLogger("mdocfile").setLevel(logging.ERROR)  # it warns of every field it does not know
     try:
-        table = mdocfile.read(name).dropna(subset=["ZValue", *needs])
+        table = Mdoc.from_lines(lines).to_dataframe().dropna(subset=["ZValue"])
+        lacks = table[list(needs)].isna()
     except Exception as error:  # the library raises many kinds for files that are not mdoc
         fields = ", ".join(("ZValue", *needs))
         raise InputError(f"{name} is not an mdoc file with sections that have {fields}") from error
+    for field in needs:
+        if lacks[field].any():  # without its section, all later ones would move up
+            z = int(table["ZValue"][lacks[field]].iloc[0])
+            raise InputError(f"{name}: section ZValue = {z} has no {field}, but others have; write it there")
     rows: list[dict[str, Any]] = table.to_dict("records")
     return sorted(rows, key=lambda row: int(row["ZValue"]))
+
+
+def _read_any_text(name: Path) -> str:
+    """UTF-8, or what SerialEM's Windows writes where titles hold a degree sign or a path an umlaut."""
+    try:
+        content = name.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {name}: {reason(error)}") from error
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252", errors="replace")
 
 
 def read_mdoc_angles(path: str | os.PathLike[str]) -> list[tuple[str, float]]:
@@ -115,7 +133,7 @@ def read_mdoc_angles(path: str | os.PathLike[str]) -> list[tuple[str, float]]:
     Raises
     ------
     InputError
-        If the file is missing, no mdoc, or no section has a TiltAngle.
+        If the file is missing, no mdoc, or a section has no TiltAngle.
     """
     rows = read_mdoc_table(path, needs=("TiltAngle",))
     return [(f"ZValue {int(row['ZValue'])}", float(row["TiltAngle"])) for row in rows]
@@ -140,7 +158,7 @@ def read_mdoc_exposures(path: str | os.PathLike[str]) -> tuple[NDArray[np.float6
     Raises
     ------
     InputError
-        If the file is missing, no mdoc, no section has an ExposureDose or one is not finite, or neither
+        If the file is missing, no mdoc, a section has no ExposureDose or one is not finite, or neither
         PriorRecordDose nor DateTime says the order.
     """
     rows = read_mdoc_table(path, needs=("ExposureDose",))

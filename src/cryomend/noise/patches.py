@@ -188,7 +188,7 @@ def extract_noise(
     Parameters
     ----------
     paths : sequence of Path
-        MRC tilt series, or tomograms, whose x-y slices are then used.
+        MRC tilt series, or tomograms, whose x-y slices are then used; a series has a list of its angles.
     tilt_angles, areas : sequence of Path
         Files of angles, and of areas to use instead of the search (see `given_areas`): none, one for all
         stacks, or one per stack.

@@ -12,7 +12,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cryomend.io import InputError, Volume, open_stack, read_tilt_angles, release_pages
+from cryomend.io import (
+    InputError,
+    Volume,
+    find_tilt_angles,
+    open_stack,
+    read_tilt_angles,
+    release_pages,
+)
 from cryomend.noise.areas import EmptyAreas, cut_windows, find_empty_areas, place_windows
 from cryomend.noise.given_areas import GivenArea, read_areas, require_areas_fit
 
@@ -90,7 +97,8 @@ def open_search(
     patch : int
         Window side in pixels, even.
     angle_file : Path, optional
-        Tilt angles; without them the file counts as a tomogram.
+        Tilt angles; if None those of the list beside the file, if it has one for each section. Without them
+        the file counts as a tomogram.
     area_file : Path, optional
         Areas to use instead of searching, see `given_areas`.
     pixel_size : float, optional
@@ -112,7 +120,10 @@ def open_search(
         raise InputError(
             f"{path}: patch of {patch} is larger than the image of {height} x {width}; try a smaller --patch"
         )
-    angles = None if angle_file is None else read_tilt_angles(angle_file)
+    beside = find_tilt_angles(path) if angle_file is None else angle_file
+    angles = None if beside is None else read_tilt_angles(beside)
+    if angle_file is None and angles is not None and len(angles) != n:
+        angles = None  # a tomogram, beside the list of its tilt series
     if angles is not None and len(angles) != n:
         raise InputError(f"{path}: {len(angles)} tilt angles for {n} tilts; is {angle_file} the right file?")
     given = None if area_file is None else read_areas(area_file)

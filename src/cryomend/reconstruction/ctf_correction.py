@@ -107,7 +107,7 @@ def _spread(defocus_um: float, optics: Optics, pixel_size: float) -> float:
 def _window(first: int, last: int, width: int, spread: float) -> tuple[int, int]:
     """Columns to transform for the strip from ``first`` to ``last - 1``, of a size that is quick."""
     margin = math.ceil(_MARGIN * spread) + 8
-    size = next_fast_len(last - first + 2 * margin)
+    size = next_fast_len(last - first + 2 * min(margin, width))
     if size >= width:
         return 0, width
     start = min(max(0, (first + last - size) // 2), width - size)
@@ -118,7 +118,7 @@ def _strips(width: int, slope: float, pixel_size: float, voltage_kv: float) -> l
     """Centres of strips from the axis, and the share that each has in every column (they add up to 1)."""
     per_angstrom = math.pi * electron_wavelength(voltage_kv) / (2 * pixel_size) ** 2  # rad per Å of defocus
     change = abs(slope) * width * pixel_size * per_angstrom
-    count = max(1, math.ceil(change / _PHASE_STEP))
+    count = min(max(1, math.ceil(change / _PHASE_STEP)), width)  # near 90 degrees one column is not enough
     columns = torch.arange(width, dtype=torch.float32) - width // 2
     if count == 1:
         return [(0.0, torch.ones(width))]

@@ -19,7 +19,9 @@ from cryomend.io import (
     check_writable,
     mapped_volume,
     open_stack,
+    refuse_overwriting,
     release_pages,
+    scratch_array,
 )
 from cryomend.projection import interpolate_rays
 from cryomend.ray_kernels import BLOCK
@@ -98,8 +100,9 @@ def reconstruct_file(
         raise InputError("--even and --odd belong together; give both stacks")
     sources = [stack] if even is None or odd is None else [stack, even, odd]
     outputs = _outputs_of(output, halves=len(sources) > 1)
+    refuse_overwriting(outputs, [*sources, tilt_angles, alignment, ctf, doses])
     stacks = [open_stack(path, pixel_size=config.pixel_size) for path in sources]
-    _check_stacks(stacks, outputs)
+    _check_stacks(stacks)
     plan = plan_preparation(
         stacks[0],
         config=config,
@@ -140,7 +143,13 @@ def reconstruct_file(
                     phase_flipped=plan.defocus is not None,
                 ).numpy()
     on_progress(1.0, "written")
-    return _notes(plan, len(stacks[0].data))
+    return [*_notes(plan, len(stacks[0].data)), *_foreign_halves(output, outputs)]
+
+
+def _foreign_halves(output: Path, outputs: list[Path]) -> list[str]:
+    """What stands beside a tomogram under the names of its halves and is not of it."""
+    there = [half for half in _halves_of(output) if half not in outputs and half.exists()]
+    return [f"{half} is of another reconstruction; delete it, or give --even and --odd" for half in there]
 
 
 def _depth_in_work(thickness: int, height: int, config: ReconstructionConfig) -> int:
@@ -158,18 +167,22 @@ def _depth_in_work(thickness: int, height: int, config: ReconstructionConfig) ->
     return thickness + slab.depth
 
 
+def _halves_of(output: Path) -> list[Path]:
+    return [output.with_name(f"{output.stem}_{half}{output.suffix}") for half in ("EVN", "ODD")]
+
+
 def _outputs_of(output: Path, *, halves: bool) -> list[Path]:
     """The tomograms to write, checked now and not after an hour."""
     outputs = [output]
     if halves:
-        outputs += [output.with_name(f"{output.stem}_{half}{output.suffix}") for half in ("EVN", "ODD")]
+        outputs += _halves_of(output)
     for place in outputs:
         check_writable(place)
     return outputs
 
 
-def _check_stacks(stacks: list[Volume], outputs: list[Path]) -> None:
-    """Refuse stacks without a pixel size, halves of another shape, and outputs that are inputs."""
+def _check_stacks(stacks: list[Volume]) -> None:
+    """Refuse stacks without a pixel size and halves of another shape."""
     first = stacks[0]
     if first.voxel_size <= 0:
         raise InputError(f"{first.path} has pixel size 0 in its header; pass --pixel-size with the size in Å")
@@ -179,8 +192,6 @@ def _check_stacks(stacks: list[Volume], outputs: list[Path]) -> None:
                 f"{one.path} has shape {one.data.shape} but {first.path} has {first.data.shape}; "
                 "halves are of the same images"
             )
-        if one.path is not None and one.path.resolve() in [place.resolve() for place in outputs]:
-            raise InputError(f"the tomogram would overwrite the stack {one.path}; choose another -o")
 
 
 def _defocus_to_deconvolve(plan: Preparation, config: ReconstructionConfig) -> float:
@@ -205,14 +216,7 @@ def _prepared(
 ) -> Iterator[NDArray[np.float32]]:
     """Yield the images (tilt, Y, X) that are back-projected; on disk beside the output if need be."""
     shape = (len(plan.sections), *plan.shape)
-    spill = output.with_name(output.name + ".images.partial")
-    images: NDArray[np.float32]
-    try:
-        images = (
-            np.memmap(spill, "<f4", "w+", shape=shape)
-            if slabs.images_on_disk
-            else np.empty(shape, dtype=np.float32)
-        )
+    with scratch_array(output.parent if slabs.images_on_disk else None, shape, np.float32) as images:
         weights = None
         if config.method == "wbp":
             weights = radial_weights(
@@ -233,8 +237,6 @@ def _prepared(
         if not images.any():
             raise InputError(f"{stack.path} is constant in every image; is it the right file?")
         yield images
-    finally:
-        spill.unlink(missing_ok=True)
 
 
 def _reconstruct_slab(
@@ -295,7 +297,7 @@ def _solve(
 
 def _notes(plan: Preparation, images: int) -> list[str]:
     """What was understood and may surprise."""
-    notes = []
+    notes = list(plan.notes)
     angles = plan.tilt_angles
     if len(plan.sections) < images:
         notes.append(f"{images - len(plan.sections)} of {images} images are left out by the alignment")
