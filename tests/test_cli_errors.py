@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 
 import cryomend
+from cryomend.cli import app
 from cryomend.io import InputError, read_volume, write_volume
 
 BAD_VOLUMES = {
@@ -158,6 +160,32 @@ def test_two_inputs_of_one_name_in_one_folder_are_refused(refused, tomogram_file
     refused("restore", tomogram_file, twin, "-o", tmp_path / "out", "--model", tiny_model, says=says)
 
 
+@pytest.mark.parametrize(
+    ("output", "advised"),
+    [
+        ("restored", "restored.mrc"),
+        ("out.tif", "out.mrc"),
+        ("of.today", "of.mrc"),
+        ("out.mrc.gz", "out.mrc.mrc"),
+    ],
+)
+def test_a_result_not_named_as_an_mrc_file_is_refused_in_one_line(
+    refused, tomogram_file, tmp_path, tiny_model, output, advised
+):
+    command = ("restore", tomogram_file, "-o", tmp_path / output, "--model", tiny_model)
+    says = f"give {tmp_path / output}{os.sep} for a directory, {tmp_path / advised} for a file"
+    refused(*command, says=says)
+    refused(*command, "--dry-run", says=says)
+
+
+def test_a_tilt_series_is_refused_in_one_line(refused, tomogram_file, tmp_path, tiny_model):
+    tomogram_file.with_suffix(".tlt").write_text("".join(f"{5 * n - 40}\n" for n in range(16)))
+    for more in ((), ("--dry-run",)):
+        command = ("restore", tomogram_file, "-o", tmp_path / "o.mrc", "--model", tiny_model, *more)
+        refused(*command, says=f"{tomogram_file} looks like a tilt series")
+        refused(*command, says="reconstruct it first, or say --tilt-range MIN MAX if it is a tomogram")
+
+
 @pytest.mark.parametrize("output", ["out.mrc", "tomogram.mrc"])
 def test_several_inputs_need_a_directory(refused, tomogram_file, tmp_path, tiny_model, output):
     other = tmp_path / "second.mrc"
@@ -284,7 +312,19 @@ def test_interrupt_leaves_with_130(run_cli, tomogram_file, tmp_path, tiny_model,
     monkeypatch.setattr("cryomend.restoration.job.restore_mapped", interrupt)
     result = run_cli("restore", tomogram_file, "-o", tmp_path / "out.mrc", "--model", tiny_model)
     assert result.code == 130
+    last = "cryomend: stopped; what is finished stays, --skip-done goes on"
+    assert result.err.splitlines()[-1] == last
     assert {path.name for path in tmp_path.iterdir()} == {"tomogram.mrc"}
+
+
+def test_an_interrupt_is_one_line_without_the_bar(run_cli, tmp_path, monkeypatch):
+    def interrupt(*_args, on_progress, **_kwargs):
+        on_progress(0.5, "building")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cryomend.specimen.build_to_folder", interrupt)
+    result = run_cli("specimen", "-o", tmp_path / "s", "--device", "cpu")
+    assert (result.code, result.err) == (130, "cryomend: stopped\n")
 
 
 def test_wrong_configuration_is_one_line_with_the_dotted_path(run_cli, monkeypatch, tmp_path):
@@ -315,6 +355,42 @@ def test_wrong_usage_leaves_with_2_and_no_boxes(run_cli, arguments):
     assert result.code == 2
     assert "Error: " in result.err
     assert not set("╭╮╰╯│─") & set(result.err)
+
+
+def test_a_range_that_lacks_a_number_is_told_what_it_needs(run_cli, tmp_path):
+    result = run_cli("acquire", tmp_path / "d.mrc", "--tilt-range", -60, 60, "-o", tmp_path / "t")
+    assert result.code == 2
+    assert result.err.splitlines()[-1] == (
+        "Error: Invalid value for '--tilt-range': needs MIN MAX STEP, 3 numbers"
+    )
+
+
+def test_every_option_of_several_numbers_names_them(run_cli):
+    group = typer.main.get_command(app)
+    commands = [*group.commands.values(), *group.commands["noise"].commands.values()]
+    commands += group.commands["areas"].commands.values()
+    several = [p for c in commands for p in c.params if p.nargs > 1]
+    assert len(several) == 8
+    assert all(p.metavar and len(p.metavar.split()) == p.nargs for p in several)
+
+
+def test_an_option_of_the_command_line_is_called_as_it_is_there(run_cli, tmp_path):
+    result = run_cli("reconstruct", "a.mrc", "--thickness", 16, "--method", "SIRT", "-o", tmp_path / "r.mrc")
+    assert (result.code, result.err) == (2, "cryomend: --method: Input should be 'wbp', 'sirt' or 'sart'\n")
+
+
+def test_a_log_gets_a_line_for_each_job_of_a_benchmark_and_no_bar(run_cli, tmp_path, monkeypatch):
+    def jobs(*_args, on_progress, **_kwargs):
+        for share, text in ((0.0, "a--fast"), (0.25, "a--fast: tile 1"), (0.5, "b--fast"), (1.0, "tables")):
+            on_progress(share, text)
+        return ["the table"]
+
+    monkeypatch.setattr("cryomend.benchmark.run_benchmark", jobs)
+    result = run_cli("benchmark", "tiny", "-o", tmp_path)
+    assert result.out == "the table\n"
+    assert result.err.splitlines() == [
+        "  0%  a--fast", " 50%  b--fast", "100%  tables", f"wrote {tmp_path / 'benchmark.html'}"
+    ]  # fmt: skip
 
 
 def test_installed_program_behaves_like_the_function(tmp_path):

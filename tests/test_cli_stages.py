@@ -55,7 +55,8 @@ TEXTS = {
     "two.xf": "1 0 0 1 0 0\n" * 2,
     "far.aln": "# SEC ROT\n" + "".join(f"{n} 0 1 0 0 1 1 1 0 {n}\n" for n in (0, 3, 7)),
     "other.aln": "# SEC ROT\n" + "".join(f"{n} 0 1 0 0 1 1 1 0 {n}\n" for n in (0, 1, 2)),
-    "two.defocus": "1 1 0 0 3000 2\n2 2 0 0 3000\n",
+    "sized.aln": "# RawSize = 9 9 3\n# SEC ROT\n" + "".join(f"{n} 0 1 0 0 1 1 1 0 {n}\n" for n in (0, 1, 2)),
+    "four.defocus": "1 1 0 0 3000 2\n4 4 0 0 3000\n",
     "two.dose": "0 3\n3 3\n",
     "zero.dose": "0\n0\n0\n",
     "text.mrc": "no volume",
@@ -133,11 +134,11 @@ REFUSED = {
         "--config odd.yaml": ("odd.yaml", "membranes.0.kind"),
         "--config labels.yaml --shape 32 32 32": ("no.tif",),
         "--shape 16 16 16 --structures wide.pdb": ("wide", "larger than the volume's 160 Å"),
-        "--shape 0 48 48": ("shape.0",),
-        "--shape 48 48 -1": ("shape.2",),
-        "--voxel-size 0": ("voxel_size",),
-        "--voxel-size -10": ("voxel_size",),
-        "--occupancy 1.5": ("occupancy.0",),
+        "--shape 0 48 48": ("--shape: ", "16"),
+        "--shape 48 48 -1": ("--shape: ", "16"),
+        "--voxel-size 0": ("--voxel-size: ",),
+        "--voxel-size -10": ("--voxel-size: ",),
+        "--occupancy 1.5": ("--occupancy: ",),
         "--config margin.yaml": ("slab_margin.0",),
         "--config order.yaml": ("blur", "a range is (low, high)"),
         "--config thick-margin.yaml": ("slab", "slab_margin"),
@@ -167,7 +168,7 @@ REFUSED = {
         "density.mrc --mdoc two.mdoc --tilt-angles three.tlt": ("two.mdoc has 2 images", "3 tilt angles"),
         "density.mrc --config no-mtf.yaml": ("no.star", "does not exist"),
         "density.mrc --config text-mtf.yaml": ("text.mrc", "rlnMtfValue"),
-        "density.mrc --fluence 0": ("fluence.0",),
+        "density.mrc --fluence 0": ("--fluence: ",),
         "density.mrc --config misspelt-acquisition.yaml": ("defocus:",),
         "density.mrc --device tpu": ("unknown device 'tpu'",),
     },
@@ -178,7 +179,7 @@ REFUSED = {
         "--tilt-angles no.tlt": ("no.tlt", "does not exist"),
         "--thickness 0": ("--thickness must be at least 1",),
         "--method art": ("method", "'wbp', 'sirt' or 'sart'"),
-        "--pixel-size 0": ("pixel_size", "greater than 0"),
+        "--pixel-size 0": ("--pixel-size: ", "greater than 0"),
         "--iterations 0 --method sirt": ("iterations", "greater than or equal to 1"),
         "--bin 0.5": ("bin", "greater than or equal to 1"),
         "--bin 4": ("binning by 4 leaves",),
@@ -189,7 +190,8 @@ REFUSED = {
         "--alignment three.tlt": ("three.tlt", "line 1 does not fit", "six numbers"),
         "--alignment far.aln": ("far.aln speaks of image 8", "stack.mrc has 3"),
         "--alignment other.aln": ("three.tlt and other.aln do not belong together",),
-        "--correct-ctf two.defocus": ("two.defocus has 2 rows", "stack.mrc has 3"),
+        "--alignment sized.aln": ("sized.aln aligns a stack of 3 x 9 x 9", "stack.mrc has 3"),
+        "--correct-ctf four.defocus": ("four.defocus has 4 rows", "stack.mrc has 3"),
         "--correct-ctf three.tlt": ("three.tlt", "does not fit"),
         "--dose-weight two.tlt": ("two.tlt", "negative exposures"),
         "--dose-weight two.dose": ("two.dose has 2 rows", "stack.mrc has 3"),
@@ -332,3 +334,29 @@ def test_absent_device_is_refused(refused, monkeypatch, command, device):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     refused(f"{command} -o out --device {device}", f"no {device} device", "pass --device cpu")
+
+
+def test_reconstruct_and_report_say_what_they_wrote_and_nothing_else(given, run_cli, monkeypatch):
+    monkeypatch.chdir(given)
+    monkeypatch.setattr("cryomend.reconstruction.reconstruct_file", lambda *_, **__: ["a note"])
+    command = [
+        "reconstruct",
+        "stack.mrc",
+        "--thickness",
+        16,
+        "--tilt-angles",
+        "three.tlt",
+        "-o",
+        "sub.d/r.mrc",
+    ]
+    assert run_cli(*command).err.splitlines() == ["a note", "wrote sub.d/r.mrc"]
+    halves = run_cli(*command, "--even", "stack.mrc", "--odd", "stack.mrc").err.splitlines()
+    assert halves[1:] == ["wrote sub.d/r.mrc", "wrote sub.d/r_EVN.mrc", "wrote sub.d/r_ODD.mrc"]
+    monkeypatch.setattr("cryomend.restoration.report.write_report", lambda *_, **__: None)
+    assert run_cli("report", "density.mrc", "-o", "page.html").err == "wrote page.html\n"
+
+
+def test_evaluate_says_where_the_scores_are(given, run_cli, monkeypatch):
+    monkeypatch.chdir(given)
+    result = run_cli("evaluate", "density.mrc", "--truth", "density.mrc", "--json", "s.json")
+    assert result.code == 0 and result.err.splitlines()[-1] == "wrote s.json"

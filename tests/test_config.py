@@ -304,6 +304,34 @@ def test_a_refusal_names_the_file_if_the_mistake_is_in_it(tmp_path):
     assert list_mistakes(error.value) == "voxel_size: Input should be greater than 0"
 
 
+def test_a_misspelt_option_is_told_with_the_nearest_of_its_section(tmp_path):
+    (tmp_path / "a.yaml").write_text("ocupancy: [0, 1]\nmembranes: [{knd: sheet}]\nsteps: 3\n")
+    with pytest.raises(ValidationError) as error:
+        load_config(SpecimenConfig, tmp_path / "a.yaml")
+    assert list_mistakes(error.value) == (
+        f"{tmp_path / 'a.yaml'}: membranes.0.knd: no such option; did you mean kind?; "
+        "ocupancy: no such option; did you mean occupancy?; steps: no such option"
+    )
+    (tmp_path / "b.yaml").write_text(
+        "simulation: {specimens: {few: {spiecies: [1, 2]}}, acquisition: {snrr: 1}}\nstreem: {}"
+    )
+    with pytest.raises(ValidationError) as error:
+        load_recipe(tmp_path / "b.yaml")
+    told = list_mistakes(error.value)
+    assert "simulation.specimens.few.spiecies: no such option; did you mean species?" in told
+    assert "simulation.acquisition.snrr: no such option; did you mean snr?" in told
+    assert "streem: no such option; did you mean stream?" in told
+
+
+def test_a_mistake_on_the_command_line_is_called_by_its_option_and_once():
+    with pytest.raises(ValidationError) as error:
+        load_config(AcquisitionConfig, None, fluence=(-1.0, -1.0))
+    assert list_mistakes(error.value, options=["acquire", "--fluence=-1"]) == (
+        "--fluence: Input should be greater than 0"
+    )
+    assert "fluence.0: Input" in list_mistakes(error.value, options=["acquire", "--flu"])
+
+
 def test_a_preset_gives_what_is_not_said_otherwise(tmp_path):
     (tmp_path / "mine.yaml").write_text("preset: virus\nshells: [7, 7]\n")
     mine, virus = (

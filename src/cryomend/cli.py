@@ -6,6 +6,7 @@ Commands parse options, call the stage and print; they hold no science.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,9 +15,37 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+
+# what to say at Ctrl-C of a command that can go on
+_GOES_ON = {
+    "restore": "what is finished stays, --skip-done goes on",
+    "simulate": "what is finished stays, the same command goes on",
+    "benchmark": "what is finished stays, the same command goes on",
+}
+
+
+class _Commands(TyperGroup):
+    """All commands; ends with exit code 130 and one line at Ctrl-C."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as wrong:
+            if wrong.param is not None and wrong.param.nargs > 1:
+                wrong.message = f"needs {wrong.param.metavar}, {wrong.param.nargs} numbers"
+            raise
+        except KeyboardInterrupt as stop:
+            if os.environ.get("RANK", "0") == "0":  # else another process of torchrun says it
+                hint = _GOES_ON.get(ctx.invoked_subcommand)
+                said = str(stop) or ("stopped" if hint is None else f"stopped; {hint}")
+                typer.echo(f"cryomend: {said}", err=True)
+            raise SystemExit(130) from None
+
 
 # without a markup mode Typer prints errors as plain lines, not in boxes
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -80,7 +109,7 @@ def specimen(
         str | None, typer.Option(help="cytosol, membranes, filaments, virus, nucleus, purified, anything")
     ] = None,
     config: ConfigFile = None,
-    shape: Annotated[tuple[int, int, int] | None, typer.Option(help="NZ NY NX in voxels")] = None,
+    shape: Annotated[tuple[int, int, int] | None, typer.Option(metavar="NZ NY NX", help="voxels")] = None,
     voxel_size: Annotated[float | None, typer.Option(help="Å")] = None,
     occupancy: Annotated[float | None, typer.Option(help="share of the slab, 0 to 1")] = None,
     structures: Structures = None,
@@ -112,7 +141,7 @@ def acquire(
     output: OutputFolder,
     tilt_angles: Annotated[Path | None, typer.Option(help="list of angles (.tlt)")] = None,
     tilt_range: Annotated[
-        tuple[float, float, float] | None, typer.Option(help="MIN MAX STEP, degrees")
+        tuple[float, float, float] | None, typer.Option(metavar="MIN MAX STEP", help="degrees")
     ] = None,
     scheme: Annotated[
         str | None, typer.Option(help="order: dose-symmetric, bidirectional or continuous")
@@ -143,13 +172,19 @@ def acquire(
             density, output, config=settings, tilt_angles=angles, seed=seed, mdoc=mdoc, halves=halves,
             voxel_size=voxel_size, device=choose_device(device), on_progress=show,
         )  # fmt: skip
-    _print_notes([*notes, f"wrote {output / 'tilt_series.mrc'}"])
+    _print_notes(notes)
+    _print_written(output / "tilt_series.mrc")
 
 
 def _print_notes(notes: list[str]) -> None:
     """Say on stderr what the user should know."""
     for note in notes:
         typer.echo(note, err=True)
+
+
+def _print_written(*paths: Path | None) -> None:
+    """Say on stderr where the results are."""
+    _print_notes([f"wrote {path}" for path in paths if path is not None])
 
 
 @app.command()
@@ -179,6 +214,7 @@ def simulate(
             workers=workers, device=choose_device(device), on_notes=_print_notes,
             on_done=lambda done: show(done / count, f"simulated {done} of {count}"),
         )  # fmt: skip
+    _print_notes([f"{count} pair{'s' * (count > 1)} in {output}"])
 
 
 @app.command()
@@ -227,11 +263,18 @@ def reconstruct(
         pixel_size=pixel_size, memory_limit=memory_limit,
     )  # fmt: skip
     with _progress_bar("reconstructing") as show:
-        _print_notes(reconstruct_file(
+        _tell_reconstructed(output, even is not None, reconstruct_file(
             stack, output, thickness=thickness, config=settings, tilt_angles=tilt_angles, even=even, odd=odd,
             alignment=alignment, ctf=correct_ctf, doses=dose_weight, deconvolve=deconvolve,
             device=choose_device(device), on_progress=show,
         ))  # fmt: skip
+
+
+def _tell_reconstructed(output: Path, halves: bool, notes: list[str]) -> None:
+    """Say what there is to know of a reconstruction, and where it and its halves are."""
+    _print_notes(notes)
+    names = ("", "_EVN", "_ODD") if halves else ("",)
+    _print_written(*(output.with_name(output.stem + name + output.suffix) for name in names))
 
 
 @app.command()
@@ -307,36 +350,48 @@ def _print_trained(output: Path, facts: dict[str, Any]) -> None:
     """Say what came of a training, in the first of its processes."""
     if os.environ.get("RANK", "0") == "0":
         made = [facts["stream"]] if "stream" in facts else []
-        _print_notes([*made, f"wrote {output}: validation correlation {facts['validation_correlation']}"])
+        score = facts["validation_correlation"]
+        scored = "no validation pairs" if score is None else f"validation correlation {score:.3f}"
+        _print_notes([*made, f"wrote {output}: {scored}"])
 
 
 @contextmanager
-def _progress_bar(what: str) -> Iterator[Callable[[float, str], None]]:
-    """Show a bar with the time left on stderr; yields what sets the share done and the text."""
+def _progress_bar(what: str, *, steps: bool = False) -> Iterator[Callable[[float, str], None]]:
+    """Show a bar with the time left on stderr; yields what sets the share done and the text.
+
+    With ``steps``, a log gets a line at each new one, what the text says up to a colon, instead of the bar.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     bar = Progress(*columns, console=Console(stderr=True))
     task = bar.add_task(what, total=1.0)
+    told = [""]
 
     def show(share: float, text: str) -> None:
+        if steps and not bar.console.is_terminal:
+            before, told[0] = told[0], text.partition(":")[0]
+            if told[0] != before:
+                _print_notes([f"{share:4.0%}  {told[0]}"])
+            return
         bar.start()  # only now: an error before the first step is to stand alone in one line
         bar.update(task, completed=min(share, 1.0), description=text)
 
     try:
         yield show
-    except Exception:
+    except (Exception, KeyboardInterrupt):
         bar.remove_task(task)  # so is one after it
         bar.console.quiet = not bar.console.is_terminal  # where a bar that has gone leaves an empty line
         raise
     finally:
-        bar.stop()
+        if bar.live.is_started:  # else it would leave an empty line in a log
+            bar.stop()
 
 
 @contextmanager
 def _training_progress() -> Iterator[tuple[Callable[[Any, float], None], Callable[[float, str], None]]]:
-    """Show step, smoothed loss, speed, stall, best validation score and time left on stderr.
+    """Show step, smoothed loss, best validation score and time left on stderr; the tables have the rest.
 
     Yields what to call after each step, and what sets the bar before the first.
     """
@@ -345,9 +400,8 @@ def _training_progress() -> Iterator[tuple[Callable[[Any, float], None], Callabl
 
         def on_step(trainer: Any, loss: float) -> None:
             smooth[:] = [0.98 * smooth[0] + 0.02 * loss] if smooth else [loss]
-            best = f", best validation {trainer.best_score:.4f}" if trainer.best_score > -1 else ""
-            speed = f"{trainer.samples_per_second:.3g} samples/s, stall {trainer.stall:.0%}"
-            show(trainer.progress, f"step {trainer.step}, loss {smooth[0]:.4f}, {speed}{best}")
+            best = f", best score {trainer.best_score:.4f}" if trainer.best_score > -1 else ""
+            show(trainer.progress, f"step {trainer.step}, loss {smooth[0]:.4f}{best}")
 
         yield on_step, show
 
@@ -423,7 +477,8 @@ def noise_sample(
     tilt_angles: Annotated[Path, typer.Option(help="angle file (.tlt)")],
     output: Annotated[Path, typer.Option("-o", "--output", help="noise tilts (MRC)")],
     size: Annotated[
-        tuple[int, int] | None, typer.Option(help="NY NX in pixels; that of --signal if left out")
+        tuple[int, int] | None,
+        typer.Option(metavar="NY NX", help="pixels; that of --signal if left out"),
     ] = None,
     seed: Seed = 0,
     raw: Annotated[bool, typer.Option("--raw", help="leave out the calibration of a learned model")] = False,
@@ -447,6 +502,7 @@ def noise_sample(
             device=choose_device(device), on_progress=show,
         )  # fmt: skip
     _print_notes(notes)
+    _print_written(output)
 
 
 @noise_app.command("check")
@@ -470,10 +526,12 @@ def noise_check(
             check_writable(path)
     with _progress_bar("comparing") as show:
         result = check_noise(real, sampled, tilt_angles=tilt_angles, seed=seed, on_progress=show)
+        show(1.0, "compared")
     write_json(json, result)
     if figure is not None:
         draw_fidelity(figure, result)
     typer.echo("\n".join(summarise_fidelity(result)))
+    _print_written(json, figure)
 
 
 app.add_typer(noise_app, name="noise")
@@ -607,7 +665,8 @@ def evaluate(
     json: Annotated[Path, typer.Option(help="scores")],
     truth: Annotated[Path | None, typer.Option(help="what the volume should be, MRC")] = None,
     tilt_range: Annotated[
-        tuple[float, float] | None, typer.Option(help="MIN MAX in degrees: scores in and outside the wedge")
+        tuple[float, float] | None,
+        typer.Option(metavar="MIN MAX", help="degrees: scores in and outside the wedge"),
     ] = None,
     areas: Annotated[Path | None, typer.Option(help="areas (TOML) to measure CNR and ENL in")] = None,
     areas_of: Annotated[str | None, typer.Option(help="published areas, such as empiar-10045")] = None,
@@ -645,7 +704,9 @@ def evaluate(
     ] = "every:5",
     band: Annotated[
         tuple[float, float] | None,
-        typer.Option(help="longest and shortest period of the tilts that count, Å  [default: 400 40]"),
+        typer.Option(
+            metavar="LONGEST SHORTEST", help="periods of the tilts that count, Å  [default: 400 40]"
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="of the checks: fast, best or a file  [default: that of restore]")
@@ -688,7 +749,7 @@ def evaluate(
             volume, given, how, truth_path=truth, areas=chosen, alone=not further,
             negate=protein != truth_protein, report=report, on_progress=show,
         )  # fmt: skip
-    _tell_result(json, result)
+    _tell_result(json, report, result)
 
 
 def _look_before_work(
@@ -747,8 +808,8 @@ def _further_scores(
     )  # fmt: skip
 
 
-def _tell_result(path: Path, result: dict[str, Any]) -> None:
-    """Write what an evaluation found, and print it: notes on stderr, tables of scores and of checks."""
+def _tell_result(path: Path, page: Path | None, result: dict[str, Any]) -> None:
+    """Write what an evaluation found, and print it: notes and files on stderr, tables on stdout."""
     from cryomend.evaluation import fourier_rows, picking_rows
     from cryomend.io import write_json
     from cryomend.restoration.check_files import result_tables
@@ -762,6 +823,7 @@ def _tell_result(path: Path, result: dict[str, Any]) -> None:
         tables.append(picking_rows(result))
     for rows in tables:
         _print_table(rows)
+    _print_written(path, page)
 
 
 def _print_table(rows: list[tuple[str, ...]]) -> None:
@@ -785,7 +847,7 @@ def areas_suggest(
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="areas of each kind")] = 3,
     size: Annotated[
         tuple[int, int, int] | None,
-        typer.Option(help="NZ NY NX in voxels  [default: up to 10 50 50, by the volume]"),
+        typer.Option(metavar="NZ NY NX", help="voxels  [default: up to 10 50 50, by the volume]"),
     ] = None,
     picture: Annotated[Path | None, typer.Option(help="x-y slice with the areas (PNG)")] = None,
     voxel_size: Annotated[float | None, typer.Option(help="Å; replaces the header's")] = None,
@@ -807,7 +869,7 @@ def report(
     output: Annotated[Path, typer.Option("-o", "--output", help="page (HTML)")],
     raw: Annotated[Path | None, typer.Option(help="the tomogram before restoration, MRC")] = None,
     tilt_range: Annotated[
-        tuple[float, float] | None, typer.Option(help="MIN MAX in degrees: draws the wedge")
+        tuple[float, float] | None, typer.Option(metavar="MIN MAX", help="degrees: draws the wedge")
     ] = None,
     average_along_y: Annotated[
         bool, typer.Option("--average-along-y", help="show the mean section of a filament near y too")
@@ -849,8 +911,6 @@ def report(
     device: Device = "auto",
 ) -> None:
     """Show a restored tomogram on one HTML page: slices, spectra, scores, checks, where it comes from."""
-    import shlex
-
     from cryomend.restoration.check_inputs import CheckData, CheckSettings
     from cryomend.restoration.report import ReportData, write_report
 
@@ -864,6 +924,7 @@ def report(
                        average_along_y, shlex.join(["cryomend", *sys.argv[1:]]))  # fmt: skip
     with _progress_bar("checking") as show:
         write_report(restored, output, given, how, shown, on_progress=show)
+    _print_written(output)
 
 
 # ---- benchmark ------------------------------------------------------------------------------------
@@ -892,10 +953,10 @@ def benchmark(
 
     command = " ".join(["cryomend", *sys.argv[1:]])
     options = BenchmarkOptions(methods, table, data, seed, device, command)
-    with _progress_bar("benchmark") as show:
+    with _progress_bar("benchmark", steps=True) as show:
         lines = run_benchmark(recipe, output, options, on_progress=show)
     typer.echo("\n".join(lines))
-    _print_notes([f"wrote {output / 'benchmark.html'}"])
+    _print_written(output / "benchmark.html")
 
 
 def main() -> None:
@@ -974,5 +1035,5 @@ def _one_line(error: Exception) -> str:
     if hasattr(error, "errors"):  # pydantic's
         from cryomend.config import list_mistakes
 
-        return list_mistakes(error)
+        return list_mistakes(error, options=sys.argv)
     return " ".join(str(error).split()) or type(error).__name__

@@ -5,13 +5,15 @@ YAML and the command line are validated here and unpacked once, by keyword, into
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import difflib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from cryomend.io import read_toml
 
@@ -782,14 +784,56 @@ def load_config(model: type[Model], path: str | Path | None, **overrides: Any) -
     except ValidationError as error:
         if path is None or all(e["loc"][:1] and e["loc"][0] in given for e in error.errors()):
             raise
-        raise ValidationError.from_exception_data(str(path), error.errors()) from None  # type: ignore[arg-type]
+        raise _refusal_of_file(path, model, error) from None
 
 
-def list_mistakes(error: Any) -> str:
-    """Write a refusal by pydantic in one line: the file, each wrong option with its dotted path."""
-    wrong = ((".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors())
+def _refusal_of_file(path: str | Path, model: type[StageConfig], error: ValidationError) -> ValidationError:
+    """A refusal under the name of the file; for an option that does not exist, with the nearest that does."""
+    mistakes: list[Any] = []
+    for mistake in error.errors():
+        *place, name = mistake["loc"] or ("",)
+        if mistake["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(str(name), _options_at(model, place), n=1)
+            said = "no such option" + "".join(f"; did you mean {option}?" for option in near)
+            mistakes.append(
+                {**mistake, "type": PydanticCustomError("no_such_option", "{said}", {"said": said})}
+            )
+        else:
+            mistakes.append(mistake)
+    return ValidationError.from_exception_data(str(path), mistakes)
+
+
+def _options_at(model: type[StageConfig], place: Sequence[int | str]) -> list[str]:
+    """Options of the section at a place; numbers of items and names that the user gave lead nowhere."""
+    for key in place:
+        if key in model.model_fields:
+            model = _section_in(model.model_fields[str(key)].annotation) or model
+    return list(model.model_fields)
+
+
+def _section_in(annotation: Any) -> type[StageConfig] | None:
+    """The model in the type of an option, if it holds one, or several of a kind."""
+    if isinstance(annotation, type) and issubclass(annotation, StageConfig):
+        return annotation
+    return next(filter(None, map(_section_in, get_args(annotation))), None)
+
+
+def list_mistakes(error: Any, *, options: Sequence[str] = ()) -> str:
+    """Write a refusal by pydantic in one line: the file, each wrong option with its dotted path.
+
+    What stands in no file and among the ``options`` of the command line is called as it is there.
+    """
     file = f"{error.title}: " if "." in error.title else ""  # else the name of the model
-    return file + "; ".join(f"{name}: {message}" if name else message for name, message in wrong)
+    lines: dict[str, None] = {}  # a number that stands for both ends of a range is wrong once
+    for mistake in error.errors():
+        name = ".".join(map(str, mistake["loc"]))
+        flag = "--" + name.split(".")[0].replace("_", "-")
+        if not file and any(flag == option.split("=")[0] for option in options):
+            name = flag
+        said = mistake["msg"].removeprefix("Value error, ")
+        said = "no such option" if mistake["type"] == "extra_forbidden" else said
+        lines[f"{name}: {said}" if name else said] = None
+    return file + "; ".join(lines)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -851,7 +895,7 @@ def load_recipe(path: str | Path | None, *bases: dict[str, Any]) -> Recipe:
     except ValidationError as error:
         if path is None:
             raise
-        raise ValidationError.from_exception_data(str(path), error.errors()) from None  # type: ignore[arg-type]
+        raise _refusal_of_file(path, Recipe, error) from None
 
 
 def load_benchmark(path: Path, *, named: Mapping[str, Path] | None = None) -> BenchmarkConfig:
@@ -874,7 +918,7 @@ def load_benchmark(path: Path, *, named: Mapping[str, Path] | None = None) -> Be
     try:
         return BenchmarkConfig.model_validate(values)
     except ValidationError as error:
-        raise ValidationError.from_exception_data(str(path), error.errors()) from None  # type: ignore[arg-type]
+        raise _refusal_of_file(path, BenchmarkConfig, error) from None
 
 
 def _read_with_base(

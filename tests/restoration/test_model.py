@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from cryomend.io import InputError
+from cryomend.network.unet import RestorationUNet
+from cryomend.network.weights import save_model
 from cryomend.noise.model import NoiseModel, save_noise_model
 from cryomend.restoration import model
 
@@ -56,6 +58,23 @@ def test_description_puts_nested_values_on_one_line(tiny_model):
     described = model.describe_model(tiny_model)
     assert described["network"] == "channels 2, 2, 2, 2"
     assert described["voxel_size_range"] == "8.0, 12.0"
+
+
+def test_description_has_no_repeats_no_empty_lines_and_a_start_in_a_few_words(tmp_path):
+    start = {"name": "fast", "sha256": "ab", "steps": 7, "network": {"channels": [2, 2]}, "started_from": {}}
+    metadata = {
+        "network": {"channels": [2, 2]}, "kinds": ["given", "sparse", "given"],
+        "membrane_structures": ["", ""], "noise_models": [], "score": 0.8123897180751547, "rate": 1e-5,
+        "started_from": start,
+    }  # fmt: skip
+    path = tmp_path / "m.safetensors"
+    save_model(path, RestorationUNet([2, 2]), metadata)
+    described = model.describe_model(path)
+    assert described["kinds"] == "given, sparse"
+    assert described["started_from"] == "name fast, sha256 ab, steps 7"
+    assert described["network"] == "channels 2, 2"  # numbers that are equal are not the same
+    assert (described["score"], described["rate"]) == ("0.8124", "1e-05")
+    assert not {"membrane_structures", "noise_models"} & described.keys()
 
 
 def test_models_of_the_package_and_of_noise_are_described(run_cli, tmp_path, monkeypatch):

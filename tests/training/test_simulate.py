@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from cryomend.config import SimulationConfig, SpecimenConfig
+from cryomend.config import SimulationConfig, SpecimenConfig, load_recipe
 from cryomend.fourier import gaussian_lowpass
 from cryomend.io import InputError
 from cryomend.training import learned_noise
 from cryomend.training.learned_noise import LearnedNoise, compare_pixels
+from cryomend.training.simulate import simulate_pairs
 
 MODEL = Path("m.safetensors")
 RECIPE = """
@@ -134,3 +135,16 @@ def test_rescaling_without_a_model_is_refused(run_cli, tmp_path):
     result, records = run_simulate(run_cli, tmp_path, "--rescale-noise")
     assert result.code == 2 and not records
     assert result.err.strip() == "cryomend: --rescale-noise needs a noise model; give one with --noise"
+
+
+def test_ctrl_c_does_not_wait_for_the_pairs_that_are_not_begun(tmp_path):
+    def press(done):
+        if done > 0:
+            raise KeyboardInterrupt
+
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    config = load_recipe(tmp_path / "r.yaml").simulation
+    with pytest.raises(KeyboardInterrupt):
+        simulate_pairs(config, tmp_path / "pairs", count=24, seed=0, workers=2, on_done=press)
+    assert 1 <= len(list((tmp_path / "pairs").glob("*.json"))) < 12
+    assert not list((tmp_path / "pairs").glob("*.partial"))

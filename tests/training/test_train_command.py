@@ -6,6 +6,7 @@ import csv
 import errno
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -109,9 +110,15 @@ def test_a_run_leaves_tables_and_pictures_beside_its_model(folder, run_cli):
     assert [p.name for p in sorted(Path("m.run").glob("*.png"))] == [f"step_{i:06d}.png" for i in (3, 6, 8)]
 
 
-def test_the_bar_shows_speed_and_stall(folder, run_cli):
+def test_the_bar_and_the_time_left_fit_beside_what_it_says(folder, run_cli):
     said = run_cli(*train("m")).err
-    assert "step 8, loss " in said and "samples/s, stall " in said
+    bar = next(line for line in said.splitlines() if line.startswith("step 8, loss "))
+    assert ", best score 0." in bar and bar.count("━") >= 20 and bar.rstrip().endswith("0:00:00")
+
+
+def test_the_score_is_written_with_three_digits(folder, run_cli):
+    said = run_cli(*train("m")).err.splitlines()[-1]
+    assert re.fullmatch(r"wrote m: validation correlation 0\.\d{3}", said)
 
 
 def refuse(run_cli, folder: Path, *command: str, says: tuple[str, ...]) -> None:
@@ -246,3 +253,71 @@ def test_a_residual_model_restores_as_it_was_trained(folder, run_cli):
     assert metadata["network"]["residual"] and network.residual
     command = ("restore", "pairs/blob_0_input.mrc", "-o", "r.mrc", "--model", "m.safetensors")
     assert run_cli(*command, "--device", "cpu").code == 0
+
+
+@pytest.fixture
+def interrupts_arrive():
+    """What a shell starts in the background ignores them, tests too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+INTERRUPTED = {  # method of the trainer, step at which Ctrl-C is pressed in it, step of the checkpoint
+    "a step": ("_find_gradient", 4, 5),
+    "a draw": ("_draw", 4, 4),
+    "a validation": ("validate", 3, 3),
+    "the end": ("validate", 8, 8),
+}
+
+
+@pytest.mark.parametrize("at", INTERRUPTED)
+def test_ctrl_c_leaves_a_checkpoint_of_the_last_step_from_which_the_run_ends_at_equal_bits(
+    folder, run_cli, one_thread, interrupts_arrive, monkeypatch, at
+):
+    (folder / "small.yaml").write_text(RECIPE.replace("checkpoint_minutes: 0", "checkpoint_minutes: 60"))
+    assert run_cli(*train("straight")).code == 0
+    method, pressed_at, saved_at = INTERRUPTED[at]
+    real = getattr(Trainer, method)
+
+    def press(trainer, *arguments):
+        if drawing := arguments == (8,):  # in a thread, for step 4; the main one comes to wait, and hears
+            time.sleep(0.3)
+        if drawing or (at != "a draw" and trainer.step == pressed_at):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.3 * drawing)
+        return real(trainer, *arguments)
+
+    monkeypatch.setattr(Trainer, method, press)
+    result = run_cli(*train("m"))
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    assert result.code == 130
+    assert result.err.splitlines()[-1] == f"cryomend: stopped at step {saved_at}; go on with --resume"
+    assert Path("m.checkpoint").exists() and not Path("m").exists() and not list(folder.rglob("*.partial"))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert run_cli(*train("m", "--resume")).code == 0
+    assert torch.equal(weights("m"), weights("straight")) and losses("m") == losses("straight")
+
+
+def test_a_second_ctrl_c_ends_a_step_that_hangs(folder, run_cli, interrupts_arrive, monkeypatch):
+    def hang(trainer, *_):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+
+    monkeypatch.setattr(Trainer, "_find_gradient", hang)
+    began = time.monotonic()
+    result = run_cli(*train("m"))
+    assert result.code == 130 and result.err.splitlines()[-1] == "cryomend: stopped"
+    assert time.monotonic() - began < 30 and not Path("m.checkpoint").exists()
+
+
+def test_ctrl_c_before_the_first_step_leaves_nothing_to_resume(
+    folder, run_cli, interrupts_arrive, monkeypatch
+):
+    monkeypatch.setattr(Trainer, "_draw", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    result = run_cli(*train("m"))
+    assert result.code == 130 and result.err.splitlines()[-1] == "cryomend: stopped before the first step"
+    assert not Path("m.checkpoint").exists()

@@ -276,6 +276,7 @@ def test_a_series_without_empty_areas_is_refused_with_the_way_out(folder, run_cl
     result = run_cli(*train("--for", "small.mrc"))
     assert result.code == 2
     assert "or fit the noise yourself and give it with --noise" in result.err.splitlines()[-1]
+    assert "--patch" not in result.err  # which train does not have
 
 
 @pytest.mark.parametrize("option", [["--tilt-angles", "ts.tlt"], ["--bin", "2"], ["--from-scratch"]])

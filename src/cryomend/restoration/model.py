@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 _SUFFIX = ".safetensors"
+_START_TOLD = ("name", "sha256", "steps", "minutes", "cryomend")
 _OLDER_NAMES = {"default": "fast"}
 
 
@@ -185,13 +186,21 @@ def describe_model(path: str | os.PathLike[str]) -> dict[str, str]:
     mirrors = _RELEASED[name].mirrors if (name := os.fspath(path)) in _RELEASED else 1
     kind = "restoration model" + (f", the mean over {mirrors} mirror images" if mirrors > 1 else "")
     described = {"file": os.fspath(file), "kind": kind}
-    return described | {key: _in_words(value) for key, value in metadata.items()}
+    start = metadata.get("started_from")
+    if isinstance(start, dict):  # all that this model says of itself, and so on back to the first
+        metadata = metadata | {"started_from": {key: start[key] for key in _START_TOLD if key in start}}
+    said = {key: _in_words(value) for key, value in metadata.items()}
+    return described | {key: words for key, words in said.items() if words}
 
 
 def _in_words(value: Any) -> str:
-    """Write nested values on one line."""
+    """Write nested values on one line: names once, four digits, nothing of what is empty."""
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_in_words(item)}" for key, item in value.items())
+        said = {key: _in_words(item) for key, item in value.items()}
+        return ", ".join(f"{key} {words}" for key, words in said.items() if words)
     if isinstance(value, list):
-        return ", ".join(_in_words(item) for item in value)
-    return str(value)
+        names = value and all(isinstance(item, str) for item in value)
+        return ", ".join(filter(None, map(_in_words, dict.fromkeys(value) if names else value)))
+    if isinstance(value, float):
+        return str(float(f"{value:.4g}"))
+    return "" if value is None else str(value)

@@ -27,6 +27,7 @@ from cryomend.training.ahead import DrawAhead
 from cryomend.training.checkpoint import read_checkpoint, write_checkpoint
 from cryomend.training.crops import PreparedPair
 from cryomend.training.distributed import Processes
+from cryomend.training.interrupts import Interrupts, Stopped
 from cryomend.training.monitor import Monitor
 from cryomend.training.sampling import PairSource, draw_batch
 from cryomend.training.validate import SCORES, central_part, draw_sections, score_restored
@@ -140,6 +141,7 @@ class Trainer:
         self._ahead: Future[CropBatch] | None = None
         self._stream_state: Any = None
         self._last_seed: int | None = None
+        self._interrupts = Interrupts()
 
     @property
     def progress(self) -> float:
@@ -186,12 +188,21 @@ class Trainer:
             If the loss is not finite; the last checkpoint is left as it was.
         cryomend.io.InputError
             If the disk is full or gone.
+        KeyboardInterrupt
+            At Ctrl-C, after the step that is being taken and with a checkpoint of it; says how to go on. A
+            second one ends the run where it is, and so does the first where several processes train together.
         """
         pause = 60 * (self.config.checkpoint_minutes if every_minutes is None else every_minutes)
         if self.initial is not None and self.step == 0:
             self.validate(monitor)  # what it begins with is the best until something is better
-        with self.drawing_ahead():
-            self._run(checkpoint, pause, monitor, on_step)
+        begun = self.step
+        with self.drawing_ahead(), self._interrupts.heeded(wanted=self.processes.count == 1):
+            try:
+                self._run(checkpoint, pause, monitor, on_step)
+            except Stopped:
+                if checkpoint is not None and self.step > begun:
+                    self.save(checkpoint)
+                raise KeyboardInterrupt(self._say_stopped(resumes=checkpoint is not None)) from None
 
     def _run(
         self,
@@ -219,8 +230,9 @@ class Trainer:
                 self.save(checkpoint)
                 last_saved = self.seconds
         self.validate(monitor)
-        if checkpoint is not None:
-            self.save(checkpoint)
+        with self._interrupts.at_once():  # one that came after the last draw
+            if checkpoint is not None:
+                self.save(checkpoint)
 
     def take_step(self) -> float:
         """One optimiser step; returns its loss, the mean over all processes.
@@ -375,7 +387,8 @@ class Trainer:
     def _draw_batch(self) -> CropBatch:
         """Crops of this process for one step; the next ones are begun."""
         first = self.drawn
-        batch = self._draw(first) if self._ahead is None else self._ahead.result()
+        with self._interrupts.at_once():
+            batch = self._draw(first) if self._ahead is None else self._ahead.result()
         self.drawn = first + self.config.batch * self.processes.count
         # What a checkpoint says of the stream must not count the crops that are drawn ahead.
         self._stream_state = self._state_of_stream()
@@ -400,6 +413,11 @@ class Trainer:
     def _autocast(self, dtype: torch.dtype | None) -> torch.autocast:
         kind = torch.device(self.device).type
         return torch.autocast(kind, dtype=dtype, enabled=dtype is not None)
+
+    def _say_stopped(self, *, resumes: bool) -> str:
+        if self.step == 0:
+            return "stopped before the first step"
+        return f"stopped at step {self.step}" + ("; go on with --resume" if resumes else "")
 
     def _describe_failure(self, loss: float, first: int) -> str:
         what = f"the loss is {loss}" if not math.isfinite(loss) else "the gradient is not finite"

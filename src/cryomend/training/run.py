@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -226,7 +227,7 @@ def _describe(trainer: Trainer, supply: Supply, started_from: dict[str, Any] | N
         "validation_pairs": len(trainer.validation),
         "validation_correlation": trainer.best_score if trainer.validation else None,
         "steps": trainer.step,
-        "minutes": round(trainer.seconds / 60, 1),
+        "minutes": round(trainer.seconds / 60, 2),
         "seed": trainer.seed,
         "device": str(trainer.device),
         "processes": trainer.processes.count,
@@ -251,7 +252,8 @@ def _initial_weights(
         )
     if network.arguments != wanted.arguments:
         network = widen_network(network, config.channels, generator=torch.Generator().manual_seed(0))
-    return network.state_dict(), metadata
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return network.state_dict(), {"name": path.stem, "sha256": digest} | metadata
 
 
 def _check_crop(config: TrainingConfig) -> None:

@@ -55,9 +55,14 @@ def simulate_pairs(
     with ProcessPoolExecutor(
         workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)
     ) as pool:
-        for future in as_completed([pool.submit(_simulate_one, n, s, *shared) for n, s in todo.items()]):
-            future.result()
-            on_done(next(done))
+        made = [pool.submit(_simulate_one, n, s, *shared) for n, s in todo.items()]
+        try:
+            for future in as_completed(made):
+                future.result()
+                on_done(next(done))
+        except BaseException:  # Ctrl-C too; else the pool would make all the others first
+            pool.shutdown(cancel_futures=True)
+            raise
     return list(names)
 
 

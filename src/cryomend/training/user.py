@@ -250,7 +250,7 @@ def _cut_patches(
                     on_progress=on_progress,
                 )
             except InputError as error:  # no area so large is empty; a smaller one may be
-                complaint = str(error)
+                complaint = str(error).rpartition("; ")[0] or str(error)  # its advice is of `noise extract`
                 continue
             if len(noise.patches) >= _WGAN_PATCHES:
                 break
@@ -258,7 +258,9 @@ def _cut_patches(
         for path in made:
             path.unlink(missing_ok=True)
     if noise is None:
-        raise InputError(f"{complaint}; or fit the noise yourself and give it with --noise")
+        raise InputError(
+            f"{complaint}; give emptier series, or fit the noise yourself and give it with --noise"
+        )
     on_notes(report[-2:])
     return noise
 
