@@ -747,7 +747,8 @@ def evaluate(
         further = _further_scores(json, volume, raw, half, pick, how, show)
         result = further | evaluate_and_check(
             volume, given, how, truth_path=truth, areas=chosen, alone=not further,
-            negate=protein != truth_protein, report=report, on_progress=show,
+            negate=protein != truth_protein, report=report, on_progress=show, further=further,
+            command=shlex.join(["cryomend", *sys.argv[1:]]),
         )  # fmt: skip
     _tell_result(json, report, result)
 
