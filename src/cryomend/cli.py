@@ -746,9 +746,8 @@ def evaluate(
     with _progress_bar("checking") as show:
         further = _further_scores(json, volume, raw, half, pick, how, show)
         result = further | evaluate_and_check(
-            volume, given, how, truth_path=truth, areas=chosen, alone=not further,
-            negate=protein != truth_protein, report=report, on_progress=show, further=further,
-            command=shlex.join(["cryomend", *sys.argv[1:]]),
+            volume, given, how, truth_path=truth, areas=chosen, alone=not further, further=further,
+            negate=protein != truth_protein, report=report, on_progress=show, command=_typed(),
         )  # fmt: skip
     _tell_result(json, report, result)
 
@@ -764,6 +763,11 @@ def _look_before_work(
 
     _keep_inputs(written, *read)
     return choose_areas(areas, areas_of)
+
+
+def _typed() -> str:
+    """What the user typed."""
+    return shlex.join(["cryomend", *sys.argv[1:]])
 
 
 def _keep_inputs(written: tuple[Path | None, ...], *read: Path | str | list[Path] | None) -> None:
@@ -922,7 +926,7 @@ def report(
     read = restored, truth, checks, areas, model, *vars(given).values()
     chosen = _look_before_work((output,), read, areas, areas_of)
     shown = ReportData(truth, chosen, protein != truth_protein, checks,
-                       average_along_y, shlex.join(["cryomend", *sys.argv[1:]]))  # fmt: skip
+                       average_along_y, _typed())  # fmt: skip
     with _progress_bar("checking") as show:
         write_report(restored, output, given, how, shown, on_progress=show)
     _print_written(output)
