@@ -45,7 +45,7 @@ def test_the_lambda_and_noise_rows_are_those_of_the_paper():
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ("[two_stage]\nstep = 3\n", "two_stage.step: Extra inputs are not permitted"),
+        ("[two_stage]\nstep = 3\n", "two_stage.step: no such option; did you mean steps"),
         ("[deepdewedge]\nseconds = 0\n", "deepdewedge.seconds: Input should be greater than 0"),
         ('[external.isonet]\ncomand = "x"\n', "external.isonet.comand"),
         ('[external.isonet]\ncommand = "isonet {outptu}"\n', "unknown placeholder {outptu}"),
