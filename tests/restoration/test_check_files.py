@@ -126,6 +126,7 @@ def test_all_checks_that_the_files_allow_are_made_and_drawn(evaluate, tiny_model
     names = ["reprojection", "support", "held-out", "halves", "noise", "noise of halves"]
     assert list(verdicts(scores)) == names
     assert scores["truth"]["correlation"] > 0.99
+    assert "inside_wedge" in scores["truth"]  # of the tilts' own range
     assert "not what tiny makes of raw.mrc" in scores["notes"][0]
     text = page.read_text("utf-8")
     assert all(f">{name}<" in text for name in names)

@@ -101,17 +101,18 @@ def evaluate_and_check(
         raise InputError("--report shows the tomogram before and after restoration; give --raw FILE too")
     if data.confidence is not None and report is None:
         raise InputError("--confidence is drawn in the report; give --report FILE too")
-    asked = settings.wanted is not None or report is not None or possible_checks(data)
-    result: dict[str, Any] = {}
-    if not asked or scoring.get("truth_path") is not None or scoring.get("areas") is not None:
-        result = evaluate_files(
+    if not (settings.wanted is not None or report is not None or possible_checks(data)):
+        return evaluate_files(
             volume, tilt_range=settings.tilt_range, voxel_size=settings.voxel_size, **scoring
         )
-    if not asked:
-        return result
     session = _Session(volume, data, settings)
     session.check_places(report)
     about = session.describe()  # reads the angles before the work
+    result: dict[str, Any] = {}
+    if scoring.get("truth_path") is not None or scoring.get("areas") is not None:
+        result = evaluate_files(
+            volume, tilt_range=session.tilt_range, voxel_size=settings.voxel_size, **scoring
+        )
     result = result | about | {"checks": [check.record() for check in session.run(on_progress)]}
     result["notes"] = session.notes
     if report is not None:
