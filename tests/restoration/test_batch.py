@@ -251,6 +251,7 @@ def test_report_page_is_written_for_one_input(tmp_path, tomogram_file, tiny_mode
     page = tmp_path / "report.html"
     arguments = tomogram_file, "-o", tmp_path / "o.mrc", "--model", tiny_model, "--tilt-range", "-90", "60"
     result = run_cli("restore", *arguments, "--report", page, "--average-along-y")
+    assert f"wrote{page}" in "".join(result.err.split())  # a long name is wrapped
     assert result.code == 0, result.err
     text = page.read_text(encoding="utf-8")
     assert "tiny" in text and "tilt range -90 to 60 degrees" in text and "Time" in text

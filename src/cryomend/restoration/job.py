@@ -155,6 +155,7 @@ def restore_job(job: Job, setting: Setting, say: Say, progresses: Progresses, *,
         _restore_and_join(result, job, opened, setting, say, progresses, mean_std)
     if setting.report is not None:
         _write_report(setting.report, job, opened, setting, seconds=time.monotonic() - started)
+        say(f"wrote {setting.report}")
 
 
 def make_directory(directory: Path) -> None:
