@@ -181,6 +181,18 @@ def test_evaluate_writes_the_page_of_report(report, run_cli, tmp_path):
     assert evaluated.count('<svg class="curves"') == 3  # before, after, half-sets
 
 
+def test_before_and_after_are_scored_in_the_same_wedge(report):
+    """Where the tilts alone tell it, too."""
+    code, said, text = report(
+        "restored.mrc --raw raw.mrc --truth bright.mrc --tilts ts.mrc --tilt-angles ts.tlt "
+        "--check reprojection"
+    )
+    assert code == 0, said
+    curves = re.findall(r'<svg class="curves".*?</svg>', text, flags=re.S)
+    assert len(curves) == 2
+    assert all("missing wedge" in curve for curve in curves)
+
+
 def test_what_was_found_before_the_checks_is_on_the_page_of_evaluate(folder, tmp_path):
     halves = (torch.tensor(open_volume(folder / f"{name}.mrc").data) for name in ("even", "odd"))
     half = evaluate_halves(*halves, voxel_size=VOXEL)

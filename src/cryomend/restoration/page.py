@@ -66,7 +66,7 @@ def write_page(
     """
     scores = {"After": found}
     if data.raw is not None and shown.scored:
-        scores["Before"] = score_file(data.raw, settings, shown)
+        scores["Before"] = score_file(data.raw, settings, shown, found)
     report_files(
         restored,
         data.raw,
@@ -81,12 +81,14 @@ def write_page(
     )
 
 
-def score_file(path: Path, settings: CheckSettings, shown: ReportData) -> dict[str, Any]:
-    """Score one file against the truth and over the areas."""
+def score_file(
+    path: Path, settings: CheckSettings, shown: ReportData, found: dict[str, Any]
+) -> dict[str, Any]:
+    """Score one file against the truth and over the areas, in and outside the wedge as it was found."""
     return evaluate_files(
         path,
         truth_path=shown.truth,
-        tilt_range=settings.tilt_range,
+        tilt_range=_known_range(settings, found),
         areas=shown.areas,
         negate=shown.negate,
         voxel_size=settings.voxel_size,
@@ -115,12 +117,18 @@ def _tilt_range(
     data: CheckData, settings: CheckSettings, found: dict[str, Any]
 ) -> tuple[float, float] | None:
     """Extreme tilt angles as given, listed or written down with the scores, just inside ±90 degrees."""
+    listed = data.tilt_angles if settings.tilt_range is None else None
+    if listed is not None and data.tilts is None:  # what was found on tilts is of their alignment
+        angles = read_tilt_angles(listed)
+        found = {"tilt_range_degrees": [float(angles.min()), float(angles.max())]}
+    return _known_range(settings, found)
+
+
+def _known_range(settings: CheckSettings, found: dict[str, Any]) -> tuple[float, float] | None:
+    """Extreme tilt angles as given, else as they were found, just inside ±90 degrees."""
     if settings.tilt_range is not None:
         return settings.tilt_range
     known = found.get("tilt_range_degrees")
-    if data.tilt_angles is not None and data.tilts is None:  # what was found on tilts is of their alignment
-        angles = read_tilt_angles(data.tilt_angles)
-        known = [float(angles.min()), float(angles.max())]
     if not isinstance(known, list | tuple) or len(known) != 2 or not known[0] < known[1]:
         return None
     return max(float(known[0]), -89.9), min(float(known[1]), 89.9)

@@ -71,7 +71,7 @@ def _score(
     halves = data.even is not None or data.odd is not None
     if shown.checks is not None:
         found = read_scores(shown.checks, open_volume(restored, voxel_size=settings.voxel_size))
-        scored = score_file(restored, settings, shown) if shown.scored else {}
+        scored = score_file(restored, settings, shown, found) if shown.scored else {}
         return found | {key: value for key, value in scored.items() if value is not None}
     if wanted or halves:
         return evaluate_and_check(
@@ -83,7 +83,7 @@ def _score(
             areas=shown.areas,
             negate=shown.negate,
         )
-    return score_file(restored, settings, shown) if shown.scored else {}
+    return score_file(restored, settings, shown, {}) if shown.scored else {}
 
 
 def _require_fitting(restored: Path, data: CheckData, shown: ReportData, voxel_size: float | None) -> None:
