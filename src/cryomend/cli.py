@@ -272,9 +272,10 @@ def reconstruct(
 
 def _tell_reconstructed(output: Path, halves: bool, notes: list[str]) -> None:
     """Say what there is to know of a reconstruction, and where it and its halves are."""
+    from cryomend.reconstruction.files import name_halves
+
     _print_notes(notes)
-    names = ("", "_EVN", "_ODD") if halves else ("",)
-    _print_written(*(output.with_name(output.stem + name + output.suffix) for name in names))
+    _print_written(output, *(name_halves(output) if halves else ()))
 
 
 @app.command()

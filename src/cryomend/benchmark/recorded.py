@@ -91,10 +91,8 @@ def _find_files(config: RecordedDataConfig, where: Path, own: set[Path], page: s
     """The files of a tomogram."""
     if bool(config.particles) != bool(config.template):
         raise InputError(f"{config.name}: particles and template belong together; write both or neither")
-    tilts, movies = (
-        _first([p for p in _matches(where, config.tilts, own) if not p.stem.endswith(_HALVES)]),
-        None,
-    )
+    tilts = _first([p for p in _matches(where, config.tilts, own) if not p.stem.endswith(_HALVES)])
+    movies = None
     if tilts is None:
         tilts = movies = _first(_matches(where, config.frames, own))
     if tilts is None:
@@ -111,9 +109,8 @@ def _find_files(config: RecordedDataConfig, where: Path, own: set[Path], page: s
     angles = others.pop("angles") or (find_tilt_angles(tilts) if movies is None else movies)
     aligned = others["alignment"]
     if angles is None and (aligned is None or aligned.suffix != ".aln"):  # an .aln has angles of its own
-        angles = _of_series(
-            _matches(where, config.frames, own), tilts, "frames"
-        )  # the .mdoc of a user's stack
+        mdocs = _matches(where, config.frames, own)  # for a stack of the user's own
+        angles = _of_series(mdocs, tilts, "frames")
     return _Files(tilts, angles=angles, frames=movies, **others)
 
 

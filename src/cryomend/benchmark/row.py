@@ -182,12 +182,13 @@ def score_volume(
     if areas is not None:  # on the grey levels as they are: ENL depends on where zero is
         scores |= evaluate_volume(volume, areas=areas, voxel_size=case.voxel_size)
     if (particles := case.particles()) is not None:
+        bright, rotations = -volume.to(device), rotation_grid(ANGULAR_STEP)
         scores["particles"] = {
             part: score_picking(
-                -volume.to(device),
+                bright,
                 particles.template,
                 particles.voxels,
-                rotation_grid(ANGULAR_STEP),
+                rotations,
                 voxel_size=case.voxel_size,
                 tilt_range=tilt_range,
                 on_progress=lambda share: progress(share, f"looking for {particles.template.name}"),

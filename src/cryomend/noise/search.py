@@ -120,15 +120,19 @@ def open_search(
         raise InputError(
             f"{path}: patch of {patch} is larger than the image of {height} x {width}; try a smaller --patch"
         )
-    beside = find_tilt_angles(path) if angle_file is None else angle_file
-    angles = None if beside is None else read_tilt_angles(beside)
-    if angle_file is None and angles is not None and len(angles) != n:
-        angles = None  # a tomogram, beside the list of its tilt series
+    angles = _angles_beside(path, n) if angle_file is None else read_tilt_angles(angle_file)
     if angles is not None and len(angles) != n:
         raise InputError(f"{path}: {len(angles)} tilt angles for {n} tilts; is {angle_file} the right file?")
     given = None if area_file is None else read_areas(area_file)
     require_areas_fit(given or [], (n, height, width), patch=patch, stack=path)
     return OpenedStack(path, volume, angles, given)
+
+
+def _angles_beside(path: Path, sections: int) -> NDArray[np.float64] | None:
+    """Angles of the list beside a file; None if it has not one for each section, as beside a tomogram."""
+    beside = find_tilt_angles(path)
+    angles = None if beside is None else read_tilt_angles(beside)
+    return angles if angles is not None and len(angles) == sections else None
 
 
 def search_stack(

@@ -32,7 +32,7 @@ from cryomend.reconstruction.slabs import SlabPlan, plan_slabs
 from cryomend.reconstruction.wbp import radial_weights, weight_rows
 from cryomend.reconstruction.x_tilt import cut_tilted_slab, resample_tilted
 
-__all__ = ["reconstruct_file"]
+__all__ = ["name_halves", "reconstruct_file"]
 
 Progress = Callable[[float, str], None]
 
@@ -148,7 +148,7 @@ def reconstruct_file(
 
 def _foreign_halves(output: Path, outputs: list[Path]) -> list[str]:
     """What stands beside a tomogram under the names of its halves and is not of it."""
-    there = [half for half in _halves_of(output) if half not in outputs and half.exists()]
+    there = [half for half in name_halves(output) if half not in outputs and half.exists()]
     return [f"{half} is of another reconstruction; delete it, or give --even and --odd" for half in there]
 
 
@@ -167,7 +167,8 @@ def _depth_in_work(thickness: int, height: int, config: ReconstructionConfig) ->
     return thickness + slab.depth
 
 
-def _halves_of(output: Path) -> list[Path]:
+def name_halves(output: Path) -> list[Path]:
+    """Name the tomograms of the even and the odd frames beside that of all."""
     return [output.with_name(f"{output.stem}_{half}{output.suffix}") for half in ("EVN", "ODD")]
 
 
@@ -175,7 +176,7 @@ def _outputs_of(output: Path, *, halves: bool) -> list[Path]:
     """The tomograms to write, checked now and not after an hour."""
     outputs = [output]
     if halves:
-        outputs += _halves_of(output)
+        outputs += name_halves(output)
     for place in outputs:
         check_writable(place)
     return outputs
